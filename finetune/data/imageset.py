@@ -1,0 +1,108 @@
+"""ImageSet: one split of labelled images, whatever it was read from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+
+class ImageSet(ABC):
+    """Labelled images by index. Implementations decode one image at a time; callers batch and cache."""
+
+    classes: tuple[str, ...]
+    """Class names; label k is classes[k]."""
+    labels: np.ndarray
+    """(N,) int64."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def load(self, index: int) -> Image.Image:
+        """The image as RGB, EXIF rotation applied. Raises DataError where it cannot be decoded."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call the image in messages and prediction tables: its path where it has one."""
+
+    @abstractmethod
+    def fingerprint(self, index: int) -> bytes:
+        """Digest of the image's bytes: the key of everything cached about it."""
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
+        """A view on some of the images, in the given order."""
+        return Subset(self, np.asarray(indices, dtype=np.int64))
+
+
+class Subset(ImageSet):
+    """A view on some images of another set."""
+
+    def __init__(self, base: ImageSet, indices: np.ndarray) -> None:
+        self.base, self.indices = base, indices
+        self.classes = base.classes
+        self.labels = base.labels[indices]
+
+    def load(self, index: int) -> Image.Image:
+        return self.base.load(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        return self.base.name(int(self.indices[index]))
+
+    def fingerprint(self, index: int) -> bytes:
+        return self.base.fingerprint(int(self.indices[index]))
+
+
+class Joined(ImageSet):
+    """Two sets with the same classes, one after the other (train + val for a cross-validated fit)."""
+
+    def __init__(self, first: ImageSet, second: ImageSet) -> None:
+        self.first, self.second = first, second
+        self.classes = first.classes
+        self.labels = np.concatenate([first.labels, second.labels])
+
+    def _where(self, index: int) -> tuple[ImageSet, int]:
+        n = len(self.first)
+        return (self.first, index) if index < n else (self.second, index - n)
+
+    def load(self, index: int) -> Image.Image:
+        part, i = self._where(index)
+        return part.load(i)
+
+    def name(self, index: int) -> str:
+        part, i = self._where(index)
+        return part.name(i)
+
+    def fingerprint(self, index: int) -> bytes:
+        part, i = self._where(index)
+        return part.fingerprint(i)
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """An image that was set aside, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DataBundle:
+    """What the sources gave: the splits, what was set aside, what the user should know."""
+
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    quarantined: tuple[Quarantined, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Sentences about how the splits were made, printed and saved."""
+    source: str = ""
+    """The folder or object the images came from."""
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.train.classes

@@ -1,0 +1,253 @@
+"""The Recipe: everything the user asked for, validated, frozen, saved with the run.
+
+Unknown or mistyped keys are reported all at once, each with the nearest known key. Overrides are
+``key=value`` with a dotted key (``train.epochs=5``) or a bare one where it is unique (``epochs=5``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from finetune.errors import ConfigError, did_you_mean, must
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataRecipe(_Section):
+    """What comes in."""
+
+    path: str | None = None
+    """Folder with one sub-folder per class, with or without train/ val/ test/ above the classes."""
+    val_fraction: float = Field(0.15, gt=0, lt=0.5)
+    """Share of the training images held out for validation where no val/ folder is given."""
+    test_fraction: float = Field(0.15, gt=0, lt=0.5)
+    """Share of the images held out for the final test where neither val/ nor test/ is given."""
+    limit_per_class: int | None = Field(None, ge=1)
+    """Use at most this many training images of each class (drawn with the seed)."""
+    image_size: int | None = Field(None, ge=16, le=1024)
+    """Side of the square network input, in pixels; default: the backbone card's own."""
+    workers: int | Literal["auto"] = "auto"
+    """Threads that decode and augment images."""
+    max_pixels: int = Field(100_000_000, ge=1)
+    """Images with more pixels are quarantined as decompression bombs."""
+
+
+class ProbeRecipe(_Section):
+    """Linear heads solved on cached features."""
+
+    folds: int = Field(5, ge=2, le=20)
+    """Cross-validation folds for the L2 strength."""
+    solver: Literal["logistic", "ridge"] = "logistic"
+    """Multinomial logistic regression by L-BFGS, or ridge regression in closed form."""
+    cache: bool = True
+    """Keep features on disk, keyed by image bytes, weights and preprocessing."""
+
+
+class TrainRecipe(_Section):
+    """Gradient training. Every key left out is chosen by the strategy."""
+
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the training images in the main phase."""
+    batch_size: int = Field(64, ge=1)
+    """Images per micro-batch."""
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches per optimizer step."""
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate of the body; default: 1/10 of the card's source LR, scaled to the batch."""
+    head_lr: float | None = Field(None, gt=0)
+    """Peak learning rate of the head; default: 10x the body's."""
+    stage_decay: float | None = Field(None, gt=0, le=1)
+    """Factor between the LRs of neighbouring stages, towards the input."""
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """Default: the one the backbone was pretrained with, by its card."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD momentum (Nesterov)."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Decoupled for AdamW; norms and biases are excluded."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Shape of the LR after warm-up."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps spent in linear warm-up."""
+    label_smoothing: float | None = Field(None, ge=0, lt=1)
+    """Mass moved from the label to the other classes."""
+    clip_grad: float | None = Field(1.0, gt=0)
+    """Largest global gradient norm; null turns clipping off."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay per step of the exponential moving average of the weights; default: by run length."""
+    augment: Literal["none", "light", "standard", "strong"] | None = None
+    """Augmentation policy; default: by amount of data."""
+    train_stages: int | None = Field(None, ge=1)
+    """How many stages `partial` trains, counted from the head."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto measures bf16 against fp32 for a few batches and keeps the faster."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """auto measures both layouts."""
+    log_every: int = Field(10, ge=1)
+    """Optimizer steps between two rows of metrics.jsonl."""
+
+
+class Recipe(_Section):
+    """What the user asked for. ``finetune run --recipe FILE`` reads it; the run folder keeps it."""
+
+    name: str | None = None
+    """Name of the run folder; default: data set, strategy and time."""
+    data: DataRecipe = DataRecipe()
+    backbone: str = "embedded"
+    """A zoo name, any timm/torchvision name, hf-hub:OWNER/NAME or a weight file."""
+    pretrained: bool = True
+    """False starts from random weights (tests and baselines)."""
+    strategy: str = "auto"
+    """auto, linear, multistage, partial, full, lp-ft or scratch."""
+    probe: ProbeRecipe = ProbeRecipe()
+    train: TrainRecipe = TrainRecipe()
+    seed: int = Field(0, ge=0)
+    """Seeds splits, augmentation, order and initialisation."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    threads: int | Literal["auto"] = "auto"
+    """Compute threads on the CPU; auto counts the idle cores."""
+    out: str | None = None
+    """The run folder; default: runs/NAME."""
+
+    @classmethod
+    def from_mapping(cls, tree: Mapping[str, Any], source: str = "recipe") -> Self:
+        """Validate; raises ConfigError listing every problem with its key."""
+        if not isinstance(tree, Mapping):
+            raise ConfigError(must(source, "a mapping of recipe keys", type(tree).__name__))
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            problems = [_problem(cls, item) for item in error.errors()]
+            raise ConfigError(_join(problems, source)) from None
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
+        """Read YAML, apply ``key=value`` overrides, validate. Raises ConfigError."""
+        path = Path(path)
+        return cls.from_mapping(apply_overrides(read_yaml(path), overrides, cls), path.name)
+
+    def override(self, *assignments: str, **keys: Any) -> Self:
+        """A new recipe with ``key=value`` strings and top-level keywords applied. Raises ConfigError."""
+        tree = {**self.model_dump(), **keys}
+        return type(self).from_mapping(apply_overrides(tree, assignments, type(self)))
+
+    def to_yaml(self) -> str:
+        """The fully resolved recipe; loading it gives an equal recipe."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping; raises ConfigError naming the file and line."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"Recipe {str(path)!r} does not exist. `finetune recipe ls` lists the shipped ones.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Recipe {str(path)!r} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"Recipe {str(path)!r}{where} is not valid YAML: {getattr(error, 'problem', error)}.") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(must(f"Recipe {str(path)!r}", "a mapping of recipe keys", type(tree).__name__))
+    return tree
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """All dotted keys of a recipe model with their field descriptions."""
+    keys: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys.update(known_keys(kind, f"{prefix}{name}."))
+        else:
+            keys[prefix + name] = field
+    return keys
+
+
+def apply_overrides(tree: Mapping[str, Any], assignments: Iterable[str], model: type[BaseModel]) -> dict[str, Any]:
+    """Apply ``key=value`` strings (values are YAML); raises ConfigError with all unknown keys."""
+    result = _deep_copy(tree)
+    known = known_keys(model)
+    problems = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            problems.append(must(f"{assignment!r}", "of the form key=value", repr(assignment)))
+            continue
+        full = key if key in known else None
+        if full is None:
+            matches = [k for k in known if k.rsplit(".", 1)[-1] == key]
+            full = matches[0] if len(matches) == 1 else None
+        if full is None:
+            leaves = [*known, *(k.rsplit(".", 1)[-1] for k in known)]
+            problems.append(f"{key}: unknown key.{did_you_mean(key, leaves)}")
+            continue
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        if isinstance(value, str):
+            value = _number(value)
+        node = result
+        *parents, leaf = full.split(".")
+        for parent in parents:
+            child = node.get(parent)
+            node[parent] = child = dict(child) if isinstance(child, Mapping) else {}
+            node = child
+        node[leaf] = value
+    if problems:
+        raise ConfigError(_join(problems, "the command line"))
+    return result
+
+
+def _number(text: str) -> Any:
+    """YAML 1.1 reads 1e-3 as a string; a user means the number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _deep_copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _deep_copy(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
+
+
+def _join(problems: list[str], source: str) -> str:
+    if len(problems) == 1:
+        return f"{source}: {problems[0]}"
+    listed = "".join(f"\n  - {p}" for p in problems)
+    return f"{len(problems)} problems in {source}:{listed}"
+
+
+def _problem(model: type[BaseModel], item: Any) -> str:
+    path = [p for p in item["loc"] if isinstance(p, str) and not _is_union_tag(p)]
+    key = ".".join(path)
+    if item["type"] == "extra_forbidden":
+        parent = ".".join(path[:-1])
+        siblings = [k.removeprefix(f"{parent}." if parent else "") for k in known_keys(model)
+                    if not parent or k.startswith(f"{parent}.")]
+        siblings += [k.split(".")[0] for k in siblings]
+        return f"{key}: unknown key.{did_you_mean(path[-1], siblings)}"
+    return f"{key}: {_constraint(item)}. Got {item['input']!r} instead."
+
+
+def _constraint(item: Any) -> str:
+    message: str = item["msg"]
+    return message.replace("Input should be", "must be").rstrip(".")
+
+
+def _is_union_tag(part: str) -> bool:
+    return part in {"int", "float", "str", "bool"} or part.startswith(("literal[", "constrained-", "function-"))
+
+
+__all__ = ["DataRecipe", "ProbeRecipe", "Recipe", "TrainRecipe", "apply_overrides", "known_keys", "read_yaml"]
