@@ -1,0 +1,1 @@
+"""What comes in: images, labels, splits, checks, evaluation preprocessing and augmentation."""

@@ -1,0 +1,92 @@
+"""Preprocessing: what a network expects its input to look like. Torch-free until a batch is normalised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from finetune.errors import ConfigError, did_you_mean, must
+
+if TYPE_CHECKING:
+    import torch
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+CROP_MODES = ("center", "squash", "border")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, crop and normalisation that belong to a set of weights; one record, never mixed up.
+
+    Evaluation is timm's: scale to ``floor(size / crop_pct)``, crop the centre ``size`` pixels, divide by
+    255, subtract ``mean``, divide by ``std``.
+    """
+
+    size: int
+    """Side of the square network input, pixels."""
+    crop_pct: float
+    """Share of the resized image's side that the centre crop keeps."""
+    interpolation: str
+    """nearest, bilinear, bicubic, lanczos, box or hamming: PIL's filters of those names."""
+    mean: tuple[float, float, float]
+    """Per channel, of pixels in [0, 1]."""
+    std: tuple[float, float, float]
+    """Per channel, of pixels in [0, 1]."""
+    crop_mode: Literal["center", "squash", "border"] = "center"
+    """center: short side to the scale; squash: both sides; border: long side, the rest padded with the mean."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or self.size < 1:
+            raise ConfigError(must("preprocessing.size", "an int > 0", repr(self.size)))
+        if not 0 < self.crop_pct <= 2:
+            raise ConfigError(must("preprocessing.crop_pct", "a float in (0, 2]", repr(self.crop_pct)))
+        if self.interpolation not in INTERPOLATIONS:
+            raise ConfigError(
+                must("preprocessing.interpolation", f"one of {', '.join(INTERPOLATIONS)}", repr(self.interpolation))
+            )
+        if self.crop_mode not in CROP_MODES:
+            raise ConfigError(
+                must("preprocessing.crop_mode", f"one of {', '.join(CROP_MODES)}", repr(self.crop_mode))
+            )
+        for field, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3:
+                raise ConfigError(must(f"preprocessing.{field}", "three floats", repr(values)))
+            object.__setattr__(self, field, tuple(float(v) for v in values))
+        if min(self.std) <= 0:
+            raise ConfigError(must("preprocessing.std", "three floats > 0", repr(self.std)))
+
+    @property
+    def scale_size(self) -> int:
+        """Side that the image is resized to before the crop, pixels."""
+        return math.floor(self.size / self.crop_pct)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON and YAML."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of to_dict; raises ConfigError for unknown, missing or invalid keys."""
+        known = [f.name for f in fields(cls)]
+        for key in tree:
+            if key not in known:
+                raise ConfigError(f"preprocessing.{key}: unknown key.{did_you_mean(key, known)}")
+        missing = [k for k in known if k not in tree and k != "crop_mode"]
+        if missing:
+            raise ConfigError(must("preprocessing", f"a mapping with {', '.join(missing)}", "none of them"))
+        values = {k: tuple(v) if k in ("mean", "std") else v for k, v in tree.items()}
+        return cls(**values)
+
+    def normalise(self, batch: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, 3, H, W) -> float32 of the same shape and memory format, on the same device.
+
+        The same three operations in the same order as torchvision's ToTensor and Normalize, so that the
+        answers of an exported network agree to the last bit.
+        """
+        import torch
+
+        mean = torch.tensor(self.mean, device=batch.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=batch.device).view(3, 1, 1)
+        return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
