@@ -1,0 +1,40 @@
+"""What happens in a run, told to whoever listens (the terminal, a notebook, a test)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Listener:
+    """Every method does nothing; override the ones of interest. Events carry plain values only."""
+
+    def on_message(self, text: str) -> None:
+        """A sentence the user should read."""
+
+    def on_data(self, profile: Any) -> None:
+        """The data were read; ``profile`` is a data.profile.Profile."""
+
+    def on_backbone(self, facts: dict[str, Any]) -> None:
+        """The backbone was built: name, parameters, image_size, device, threads."""
+
+    def on_decision(self, decision: Any) -> None:
+        """The strategy was chosen; ``decision`` is a strategy.decision.Decision."""
+
+    def on_plan(self, plan: Any) -> None:
+        """The plan to be executed, a strategy.plan.Plan."""
+
+    def on_progress(self, what: str, done: int, total: int) -> None:
+        """Work that is not training: images decoded, features computed."""
+
+    def on_phase(self, phase: Any, index: int) -> None:
+        """A phase of the plan begins."""
+
+    def on_step(self, row: dict[str, Any]) -> None:
+        """An optimizer step: phase, epoch, epochs, step, steps, loss, accuracy, lr,
+        images_per_second, eta_seconds."""
+
+    def on_epoch(self, row: dict[str, Any]) -> None:
+        """An epoch ended: what on_step has, and val_loss, val_accuracy, seconds."""
+
+    def on_result(self, result: dict[str, Any]) -> None:
+        """The content of result.json."""
