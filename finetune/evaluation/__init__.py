@@ -1,0 +1,1 @@
+"""What the trained network is worth: predictions, accuracy with its interval, figures per class."""

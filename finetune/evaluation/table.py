@@ -1,0 +1,36 @@
+"""Predictions as a CSV file: one row an image, readable by any spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from finetune.evaluation.metrics import Floats, Ints
+from finetune.files import atomic_write_text
+
+
+def write_predictions(path: Path, names: Sequence[str], probabilities: Floats, classes: tuple[str, ...],
+                      labels: Ints | None = None) -> None:
+    """Columns image, label (where known), predicted, probability, then one probability a class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = ["image", *(["label"] if labels is not None else []), "predicted", "probability"]
+    writer.writerow([*head, *(f"p:{c}" for c in classes)])
+    best = np.asarray(probabilities).argmax(axis=1)
+    for i, name in enumerate(names):
+        row = [name, *([classes[labels[i]]] if labels is not None else []), classes[best[i]]]
+        writer.writerow([*row, f"{probabilities[i, best[i]]:.6g}", *(f"{p:.6g}" for p in probabilities[i])])
+    atomic_write_text(path, text.getvalue())
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Any small table as CSV, written whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    atomic_write_text(path, text.getvalue())

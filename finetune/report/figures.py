@@ -1,0 +1,120 @@
+"""The run folder's pictures as PNG bytes: training curves, confusion matrix, probe accuracy of each stage.
+
+matplotlib is used without pyplot: no global state, no backend to choose, and a third of the import time.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
+_LABELLED_CLASSES = 60  # beyond this many, class names cannot be read at any size
+
+
+def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Loss and accuracy over the optimizer steps, one row of metrics.jsonl a point; validation as dots.
+
+    Several phases follow each other on one axis, with a line between them.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    xs, breaks = _one_axis(rows)
+    for axes, key, title in ((loss, "loss", "loss"), (accuracy, "accuracy", "accuracy, %")):
+        scale = 100 if key == "accuracy" else 1
+        for name, colour, style in ((key, BLUE, "-"), (f"val_{key}", ORANGE, "o-")):
+            points = [(x, row[name] * scale) for x, row in zip(xs, rows, strict=True) if _number(row.get(name))]
+            # An epoch's row repeats the last step's training figures: drawn once is enough.
+            if points:
+                label = "validation" if name.startswith("val") else "training"
+                axes.plot(*zip(*points, strict=True), style, color=colour, label=label, markersize=3, linewidth=1.2)
+        for x in breaks:
+            axes.axvline(x, color=GREY, linewidth=0.8, linestyle=":")
+        axes.set(title=title, xlabel="step")
+        if axes.has_data():
+            axes.legend(frameon=False, fontsize=8)
+        _plain(axes)
+    return _png(figure)
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
+    """Share of each true class (row) called each class (column), %; counts are written where they fit."""
+    k = len(classes)
+    counts = np.asarray(matrix)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(14.0, max(3.6, 1.8 + 0.26 * k))
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares * 100, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    if k <= _LABELLED_CLASSES:
+        size = 8 if k <= 30 else 5.5
+        names = [c if len(c) <= 24 else c[:23] + "…" for c in classes]
+        axes.set_xticks(range(k), names, rotation=90 if k > 4 else 0, fontsize=size)
+        axes.set_yticks(range(k), names, fontsize=size)
+    if k <= 20:
+        for i, j in zip(*np.nonzero(counts), strict=True):
+            colour = "white" if shares[i, j] > 0.5 else "black"
+            axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8, color=colour)
+    axes.set(xlabel="called", ylabel="is", title=f"confusion on {counts.sum():,} test images")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
+    return _png(figure)
+
+
+def stages(names: Sequence[str], accuracies: Sequence[float], errors: Sequence[float] | None = None,
+           extra: Mapping[str, float] | None = None) -> bytes:
+    """Chance-normalised probe accuracy of each stage, input to head, with standard errors.
+
+    ``extra`` adds horizontal lines, such as all stages together or the nearest neighbour.
+    """
+    figure = Figure(figsize=(max(4.5, 1.6 + 0.7 * len(names)), 3.4), layout="constrained")
+    axes = figure.subplots()
+    x = np.arange(len(names))
+    errors = errors if errors is not None else [0.0] * len(names)
+    colours = [GREY] * (len(names) - 1) + [BLUE]
+    axes.bar(x, accuracies, yerr=errors, color=colours, width=0.62, error_kw={"linewidth": 1, "ecolor": "black"})
+    for name, value in (extra or {}).items():
+        axes.axhline(value, color=ORANGE, linewidth=1, linestyle="--")
+        axes.annotate(name, (-0.45, value), fontsize=7, color=ORANGE, va="bottom")
+    axes.set_xticks(x, names, rotation=30 if len(names) > 6 else 0, fontsize=8)
+    axes.set(ylabel="accuracy above chance", title="linear probe on each stage, input to head")
+    axes.set_ylim(min(0, *accuracies), 1.05)
+    _plain(axes)
+    return _png(figure)
+
+
+def _one_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """The x of each row when phases follow each other, and where a phase ends."""
+    xs: list[float] = []
+    breaks: list[float] = []
+    offset, last, phase = 0.0, 0.0, None
+    for row in rows:
+        if phase is not None and row.get("phase") != phase:
+            offset = last
+            breaks.append(offset)
+        phase = row.get("phase")
+        last = offset + float(row.get("step", 0))
+        xs.append(last)
+    return xs, breaks
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(stream, pil_kwargs={"compress_level": 3})
+    return stream.getvalue()

@@ -1,0 +1,47 @@
+"""Pictures open, have a sensible size and do not warn, from two classes to a hundred and fifty."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.report import figures
+
+
+def opened(png: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(png))
+    image.load()
+    return image
+
+
+@pytest.mark.parametrize("k", [2, 10, 43, 150])
+def test_confusion(k: int) -> None:
+    matrix = np.random.default_rng(0).integers(0, 9, (k, k)) + 50 * np.eye(k, dtype=int)
+    image = opened(figures.confusion(matrix, [f"class {i}" for i in range(k)]))
+    assert 300 < image.width <= 2000
+    assert len(image.convert("L").getcolors(256) or []) > 20
+
+
+def test_confusion_with_a_class_nobody_has() -> None:
+    opened(figures.confusion(np.array([[3, 1], [0, 0]]), ["a", "b"]))
+
+
+def test_curves_of_two_phases_and_missing_values() -> None:
+    rows = [{"phase": "head", "step": s, "loss": 1 / s, "accuracy": 0.5} for s in (1, 2, 3)]
+    rows += [{"phase": "body", "step": s, "loss": 1 / s, "accuracy": 0.6, "val_loss": 0.4, "val_accuracy": None}
+             for s in (10, 20)]
+    assert opened(figures.curves(rows)).width > 500
+    xs, breaks = figures._one_axis(rows)
+    assert xs == [1, 2, 3, 13, 23]
+    assert breaks == [3]
+
+
+def test_curves_without_any_row() -> None:
+    opened(figures.curves([]))
+
+
+def test_stages() -> None:
+    opened(figures.stages(["stem", "1", "2"], [-0.02, 0.4, 0.6], [0.01, 0.02, 0.02], {"all together": 0.65}))
