@@ -124,8 +124,7 @@ class Recipe(_Section):
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            problems = [_problem(cls, item) for item in error.errors()]
-            raise ConfigError(_join(problems, source)) from None
+            raise ConfigError(problems_of(cls, error, source)) from None
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
@@ -141,6 +140,11 @@ class Recipe(_Section):
     def to_yaml(self) -> str:
         """The fully resolved recipe; loading it gives an equal recipe."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+def problems_of(model: type[BaseModel], error: ValidationError, source: str) -> str:
+    """Every problem of a failed validation in one message, each with its key and the nearest known one."""
+    return _join([_problem(model, item) for item in error.errors()], source)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -250,4 +254,4 @@ def _is_union_tag(part: str) -> bool:
     return part in {"int", "float", "str", "bool"} or part.startswith(("literal[", "constrained-", "function-"))
 
 
-__all__ = ["DataRecipe", "ProbeRecipe", "Recipe", "TrainRecipe", "apply_overrides", "known_keys", "read_yaml"]
+__all__ = ["DataRecipe", "ProbeRecipe", "Recipe", "TrainRecipe", "apply_overrides", "known_keys", "problems_of", "read_yaml"]
