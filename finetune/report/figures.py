@@ -31,7 +31,6 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
         scale = 100 if key == "accuracy" else 1
         for name, colour, style in ((key, BLUE, "-"), (f"val_{key}", ORANGE, "o-")):
             points = [(x, row[name] * scale) for x, row in zip(xs, rows, strict=True) if _number(row.get(name))]
-            # An epoch's row repeats the last step's training figures: drawn once is enough.
             if points:
                 label = "validation" if name.startswith("val") else "training"
                 axes.plot(*zip(*points, strict=True), style, color=colour, label=label, markersize=3, linewidth=1.2)
@@ -81,7 +80,7 @@ def stages(names: Sequence[str], accuracies: Sequence[float], errors: Sequence[f
     axes.bar(x, accuracies, yerr=errors, color=colours, width=0.62, error_kw={"linewidth": 1, "ecolor": "black"})
     for name, value in (extra or {}).items():
         axes.axhline(value, color=ORANGE, linewidth=1, linestyle="--")
-        axes.annotate(name, (-0.45, value), fontsize=7, color=ORANGE, va="bottom")
+        axes.text(0.01, value, name, transform=axes.get_yaxis_transform(), fontsize=7, color=ORANGE, va="bottom")
     axes.set_xticks(x, names, rotation=30 if len(names) > 6 else 0, fontsize=8)
     axes.set(ylabel="accuracy above chance", title="linear probe on each stage, input to head")
     axes.set_ylim(min(0, *accuracies), 1.05)

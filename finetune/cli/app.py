@@ -1,0 +1,88 @@
+"""The command group: commands are imported when they run, and every error is one message and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import IO, Any
+
+import click
+
+from finetune.errors import FinetuneError, Interrupted, did_you_mean
+from finetune.version import __version__
+
+# name -> (module:command, the line that --help shows without importing the module)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("finetune.cli.run:run", "Look at the images, decide, train, test: the main job."),
+    "resume": ("finetune.cli.run:resume", "Go on with a run that was stopped."),
+    "predict": ("finetune.cli.use:predict", "Classify images with a finished run."),
+    "evaluate": ("finetune.cli.use:evaluate", "Test a finished run on other labelled images."),
+    "export": ("finetune.cli.use:export", "Write the network for timm or other programs."),
+    "zoo": ("finetune.cli.zoo:zoo", "The pretrained backbones: ls, show."),
+    "recipe": ("finetune.cli.recipe:recipe", "The shipped recipes: ls, show, cp, validate."),
+    "demo-data": ("finetune.cli.demo:demo_data", "Write a small image folder to try things on."),
+    "doctor": ("finetune.cli.doctor:doctor", "Versions, device and folders, for bug reports."),
+    "pretrain": ("finetune.cli.pretrain:pretrain", "Train a backbone from scratch on a large folder."),
+}
+
+
+class Failed(click.ClickException):
+    """A FinetuneError on its way out: its message on stderr, its exit code."""
+
+    def __init__(self, error: FinetuneError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        stopped = self.exit_code == Interrupted.exit_code
+        label = "" if stopped else click.style("Error: ", fg="red", bold=True)
+        click.echo(f"{label}{self.message}", file=file or sys.stderr)
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and summaries without importing them."""
+
+    def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.lazy:
+            return None
+        module, _, name = self.lazy[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.lazy and not args[0].startswith("-"):
+            ctx.fail(f"There is no command {args[0]!r}.{did_you_mean(args[0], self.lazy)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in self.lazy.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FinetuneError as error:
+            raise Failed(error) from error
+        except KeyboardInterrupt:
+            raise Failed(Interrupted("\nStopped.")) from None
+
+
+@click.group(
+    cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with:  finetune demo-data --out digits  and  finetune run --data digits",
+)
+@click.version_option(__version__, prog_name="finetune")
+def cli() -> None:
+    """Transfer learning for images.
+
+    A folder of labelled images and a pretrained network come in; a decision is made and explained; a trained,
+    tested classifier comes out.
+    """

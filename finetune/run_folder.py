@@ -1,0 +1,145 @@
+"""The run folder: where a run's files lie, how they are written, and how one is found again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import RunError, did_you_mean, must
+from finetune.files import atomic_write_bytes, atomic_write_json, atomic_write_text, disk_error
+from finetune.recipe import Recipe
+
+ROOT = Path("runs")
+_MARK = "recipe.yaml"  # what makes a folder a run
+
+
+class RunFolder:
+    """Paths and small files of one run. Every file is written whole or not at all."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def choose(cls, recipe: Recipe) -> RunFolder:
+        """The folder that a recipe asks for, not yet created. Raises RunError if it is in use."""
+        if recipe.out is not None:
+            path = Path(recipe.out).expanduser()
+        elif recipe.name is not None:
+            path = ROOT / recipe.name
+        else:
+            source = Path(recipe.data.path).resolve().name if recipe.data.path else "data"
+            stem = ROOT / f"{source}-{recipe.strategy}-{time.strftime('%Y%m%d-%H%M%S')}"
+            path = next(p for i in range(1, 10_000) if not (p := stem if i == 1 else Path(f"{stem}-{i}")).exists())
+        check_free(path, "The run folder")
+        return cls(path)
+
+    @classmethod
+    def find(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """An existing run. Raises RunError, naming the runs that lie beside it."""
+        folder = cls(path)
+        if (folder.path / _MARK).is_file():
+            return folder
+        beside = folder.path.parent
+        runs = sorted(p.name for p in beside.glob("*") if (p / _MARK).is_file()) if beside.is_dir() else []
+        hint = did_you_mean(folder.path.name, runs)
+        if not hint and runs:
+            hint = f" Runs in {beside}: {', '.join(runs[-3:])}."
+        what = "is not the folder of a run: it has no recipe.yaml" if folder.path.exists() else "does not exist"
+        raise RunError(f"Run {str(path)!r} {what}.{hint}")
+
+    def create(self, recipe: Recipe) -> None:
+        """Make the folder, keep the recipe that repeats the run, point ``runs/latest`` to it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+        atomic_write_text(self.path / _MARK, _header(self.path) + repeatable(recipe).to_yaml())
+        if self.path.resolve().parent == ROOT.resolve():
+            self._point_latest()
+
+    def discard(self) -> None:
+        """Remove what ``create`` made; for a run that failed before there was anything to keep."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        latest = ROOT / "latest"
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
+
+    def _point_latest(self) -> None:
+        # Systems without symbolic links (or without the right to make them) do without.
+        with contextlib.suppress(OSError):
+            temporary = self.path.parent / f".latest-{os.getpid()}"
+            temporary.symlink_to(self.path.name, target_is_directory=True)
+            os.replace(temporary, self.path.parent / "latest")
+
+    def recipe(self) -> Recipe:
+        """The recipe as it was resolved."""
+        return Recipe.load(self.path / _MARK)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the result and the network are there."""
+        return (self.path / "result.json").is_file() and (self.model / "config.json").is_file()
+
+    @property
+    def model(self) -> Path:
+        """Folder of the trained network."""
+        return self.path / "model"
+
+    def write_json(self, name: str, value: Any) -> None:
+        atomic_write_json(self.path / name, value)
+
+    def write_text(self, name: str, text: str) -> None:
+        atomic_write_text(self.path / name, text)
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        atomic_write_bytes(self.path / name, data)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run. Raises RunError where it is missing or broken."""
+        try:
+            value = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"Run {self.path} has no {name}: it did not finish. "
+                           f"Go on with: finetune resume {self.path}") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path / name} cannot be read: {error}.") from None
+        if not isinstance(value, dict):
+            raise RunError(must(str(self.path / name), "a JSON object", type(value).__name__))
+        return value
+
+
+def check_free(path: Path, what: str) -> None:
+    """Raise RunError unless ``path`` is free to become a folder: absent or empty."""
+    try:
+        if not path.exists() and not path.is_symlink():
+            return
+        if path.is_dir() and not any(path.iterdir()):
+            return
+    except OSError as error:
+        raise disk_error(error, path) from error
+    found = "one with files in it" if path.is_dir() else "a file"
+    remedy = "Choose another --out, or remove it."
+    if (path / _MARK).is_file():
+        remedy = f"Choose another --out, or go on with that run: finetune resume {path}"
+    raise RunError(must(f"{what} {str(path)!r}", "a new or empty folder", found, remedy))
+
+
+def repeatable(recipe: Recipe) -> Recipe:
+    """The recipe that repeats a run from any folder: absolute paths, and no output folder of its own."""
+    keys: dict[str, Any] = {"out": None, "name": None}
+    if recipe.data.path is not None:
+        data = recipe.data.model_dump()
+        keys["data"] = {**data, "path": str(Path(recipe.data.path).expanduser().resolve())}
+    weights = recipe.backbone.removeprefix("local:")
+    if Path(weights).expanduser().is_file():
+        keys["backbone"] = recipe.backbone.replace(weights, str(Path(weights).expanduser().resolve()))
+    return recipe.override(**keys)
+
+
+def _header(path: Path) -> str:
+    return f"# Repeats this run: finetune run --recipe {path / _MARK}\n"
