@@ -74,7 +74,7 @@ def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     >>> nearest("epochz", ["epochs", "lr"])
     ['epochs']
     """
-    return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.6)
+    return difflib.get_close_matches(name, list(dict.fromkeys(known)), n=limit, cutoff=0.6)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import ConfigError
+from finetune.recipe import Recipe, known_keys
+
+
+def test_round_trip_through_yaml(tmp_path: Path) -> None:
+    recipe = Recipe().override("epochs=5", "data.path=photos", "lr=1e-3", "strategy=full", seed=3)
+    (tmp_path / "r.yaml").write_text(recipe.to_yaml())
+    assert Recipe.load(tmp_path / "r.yaml") == recipe
+    assert (recipe.train.epochs, recipe.train.lr, recipe.seed, recipe.strategy) == (5, 1e-3, 3, "full")
+
+
+def test_all_problems_at_once_with_nearest_keys(tmp_path: Path) -> None:
+    (tmp_path / "flowers.yaml").write_text("train: {epochz: 3, lr: -0.1}\nstrateg: full\n")
+    with pytest.raises(ConfigError) as caught:
+        Recipe.load(tmp_path / "flowers.yaml")
+    text = str(caught.value)
+    assert "3 problems in flowers.yaml" in text
+    assert 'train.epochz: unknown key. Did you mean "epochs"?' in text
+    assert "train.lr: must be greater than 0. Got -0.1 instead." in text
+    assert 'strateg: unknown key. Did you mean "strategy"?' in text
+
+
+def test_override_with_a_typo_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match='epocs: unknown key. Did you mean "epochs"'):
+        Recipe().override("epocs=3")
+
+
+def test_override_without_equals_sign() -> None:
+    with pytest.raises(ConfigError, match="of the form key=value"):
+        Recipe().override("epochs")
+
+
+def test_union_fields_name_the_key_once() -> None:
+    with pytest.raises(ConfigError, match=r"threads: must be") as caught:
+        Recipe().override("threads=many")
+    assert "literal[" not in str(caught.value)
+
+
+def test_a_section_replaced_by_a_scalar() -> None:
+    with pytest.raises(ConfigError, match="train: must be"):
+        Recipe.from_mapping({"train": 3})
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("a: [1, 2", "line 1 is not valid YAML"),
+    ("- a\n- b\n", "must be a mapping of recipe keys. Got list"),
+])  # fmt: skip
+def test_broken_files(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        Recipe.load(tmp_path / "r.yaml")
+
+
+def test_missing_and_binary_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist. `finetune recipe ls`"):
+        Recipe.load(tmp_path / "none.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Recipe.load(tmp_path / "b.yaml")
+
+
+def test_every_key_is_documented() -> None:
+    assert [key for key, field in known_keys(Recipe).items() if not field.description] == []
