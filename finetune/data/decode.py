@@ -1,0 +1,174 @@
+"""One way from the bytes of an image file to an upright 8-bit RGB image, or to a DataError saying why not."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from finetune.errors import DataError
+
+MAX_PIXELS = 100_000_000
+"""Default limit: a 10,000 x 10,000 photo; a decompression bomb is larger."""
+
+# The formats that show themselves by their first bytes. Left out on purpose: EPS (Pillow runs
+# Ghostscript for it), the stubs that never decode, and formats without a signature.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "MPO", "JPEG2000", "AVIF", "QOI", "ICO", "DIB",
+           "PCX", "SGI", "PSD", "DDS", "ICNS")  # fmt: skip
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .ppm .pgm .pbm .pnm .pfm .webp .tif .tiff .mpo .jp2 .j2k .avif"
+    " .qoi .ico .pcx .sgi .rgb .bw .psd .dds .icns .tga .heic .heif .jxl".split()
+)
+"""Names that claim to be an image; what such a file really holds is found out by opening it."""
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+_ORIENTATION = 0x0112
+
+# max_pixels below is checked by us, with a message; Pillow's own warning would only come twice.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def open_rgb(source: str | Path | bytes, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:
+    """Decode a file or its bytes to an upright RGB image of 8 bits a channel.
+
+    Grey, 1-bit, palette, CMYK and 16-bit images are converted by value, not clipped; transparency is
+    laid on white; of an animation the first frame is taken; the EXIF orientation is applied.
+
+    Raises:
+        DataError: the file is missing, empty, not an image, cut short, damaged or larger than max_pixels.
+    """
+    shown = name or ("image" if isinstance(source, bytes) else str(source))
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"Image {shown!r} must be an existing file. Got none there instead.") from None
+    except OSError as error:
+        raise DataError(f"Image {shown!r} must be a readable file. Got {error.strerror} instead.") from None
+    try:
+        return decode(data, max_pixels, Path(shown).suffix.lower())[0]
+    except DataError as problem:
+        raise DataError(
+            f"Image {shown!r} must be a whole image file. Got one that {problem} instead. Replace or delete it."
+        ) from None
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "") -> tuple[Image.Image, str]:
+    """The upright RGB image and the mode that the file had; DataError's message is the bare reason."""
+    image = open_checked(data, max_pixels, suffix)
+    mode = image.mode
+    try:
+        image.load()
+        return to_rgb(image), mode
+    except DataError:
+        raise
+    except Exception as error:
+        # Decoders meet damaged bytes with OSError, SyntaxError, ValueError, IndexError, struct.error,
+        # zlib.error and others; whichever it is, the file is what is wrong, and the reason is kept.
+        raise DataError(f"is cut short or damaged ({_words(error)})") from None
+
+
+def open_checked(data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "") -> ImageFile.ImageFile:
+    """Read the header only, check kind and size; DataError's message is the bare reason."""
+    if not data:
+        raise DataError("is empty (0 bytes)")
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # the user's own limit takes the place of Pillow's 89 megapixels
+    # TGA has no signature: believed only where the name says so.
+    formats = (*FORMATS, "TGA") if suffix == ".tga" else FORMATS
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError:
+        raise DataError("is not an image that Pillow can read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(f"has more than data.max_pixels={max_pixels:,} pixels") from None
+    except Exception as error:  # as above: any failure of a parser on these bytes is a fault of the bytes
+        raise DataError(f"is cut short or damaged ({_words(error)})") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DataError(f"has {width} x {height} pixels, more than data.max_pixels={max_pixels:,}")
+    if width < 1 or height < 1:
+        raise DataError(f"has no pixels ({width} x {height})")
+    return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow image to upright 8-bit RGB; the argument is left as it was. Raises DataError."""
+    image.load()  # TIFF turns itself upright here, so the orientation is only asked for afterwards
+    orientation = _orientation(image)
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        result = _from_deep(image)
+    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        result = _on_white(image)
+    elif image.mode == "RGB":
+        result = image
+    else:
+        try:
+            result = image.convert("RGB")
+        except ValueError:
+            raise DataError(f"has colour mode {image.mode}, which has no RGB form") from None
+    if orientation in _TRANSPOSE:
+        return result.transpose(_TRANSPOSE[orientation])
+    if result is image or type(result) is not Image.Image:
+        return _plain(result)
+    return result
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The pixels alone: no open file, no encoded bytes, no EXIF kept alive behind them."""
+    plain = Image.new("RGB", image.size)
+    plain.paste(image)
+    return plain
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        # A broken EXIF block says nothing about the pixels, which decoded; the image stays as stored.
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    alpha = rgba.getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return rgba.convert("RGB")
+    white = Image.new("RGB", rgba.size, (255, 255, 255))
+    white.paste(rgba.convert("RGB"), mask=alpha)
+    return white
+
+
+def _from_deep(image: Image.Image) -> Image.Image:
+    """More than 8 bits a pixel, one channel: scaled by the range of the type, so nothing is clipped.
+
+    16-bit modes by 65535; 32-bit integers by 65535 where they fit into 16 bits (Pillow reads some 16-bit
+    files so), by 255 where they fit into 8 bits, else by their own range; floats by 1, 255 or their own
+    range, whichever is the first that holds them.
+    """
+    values = np.asarray(image).astype(np.float64)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if image.mode.startswith("I;16") or getattr(image, "format", None) in ("PNG", "PPM") and image.mode == "I":
+        limits: tuple[float, ...] = (65535.0,)
+    else:
+        limits = (255.0, 65535.0) if image.mode == "I" else (1.0, 255.0)
+    fitting = [limit for limit in limits if low >= 0 and high <= limit]
+    if fitting:
+        scaled = values * (255.0 / fitting[0])
+    else:
+        scaled = (values - low) * (255.0 / max(high - low, 1e-12))
+    grey = np.rint(scaled).astype(np.uint8)
+    return Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2))
+
+
+def _words(error: Exception) -> str:
+    return str(error).strip().rstrip(".") or type(error).__name__
