@@ -1,0 +1,1 @@
+"""Pretrained backbones: zoo.yaml -> ModelCard -> Backbone (stages, taps, head, preprocessing)."""
