@@ -91,6 +91,8 @@ class TrainRecipe(_Section):
     """auto measures both layouts."""
     log_every: int = Field(10, ge=1)
     """Optimizer steps between two rows of metrics.jsonl."""
+    save_every: int | None = Field(None, ge=1)
+    """Optimizer steps between two checkpoints; default: at each epoch's end and about once a minute."""
 
 
 class Recipe(_Section):

@@ -1,0 +1,116 @@
+"""last.pt and the best weights: whole or not there, and consistent with each other at every moment.
+
+The best weights lie in a file of their own that carries its phase and epoch in its name; last.pt says which one
+belongs to it. A better one is written first, then last.pt, then the older is removed: a process killed between
+any two of these steps finds a last.pt with its own best. Only tensors and plain values are stored, so that
+reading never runs code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.errors import RunError, must
+from finetune.files import atomic_path
+
+FORMAT = 1
+_LAST = "last.pt"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far and its weights, on the CPU."""
+
+    phase: int
+    epoch: int
+    """Counted from 1; 0 is before the phase's first step."""
+    accuracy: float
+    loss: float
+    tensors: dict[str, Tensor]
+
+    def beaten_by(self, accuracy: float, loss: float) -> bool:
+        """Higher accuracy, or the same at a lower loss."""
+        return (accuracy, -loss) > (self.accuracy, -self.loss)
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"best-{self.phase}-{self.epoch}.pt"
+
+
+class Checkpoints:
+    """The checkpoints/ folder of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, state: dict[str, Any], best: Best | None) -> None:
+        """Write the state and what belongs to it. Raises RunError (full disk); the old pair stays whole."""
+        if best is not None and not (self.folder / best.file).exists():
+            _write(self.folder / best.file, vars(best))
+        _write(self.folder / _LAST, {**state, "format": FORMAT, "best": best.file if best else None})
+        self._remove_others(best)
+
+    def load(self) -> tuple[dict[str, Any], Best | None] | None:
+        """The last state and its best weights, or None where nothing was saved yet. Raises RunError."""
+        if not (self.folder / _LAST).exists():
+            return None
+        state = _read(self.folder / _LAST)
+        if state.get("format") != FORMAT:
+            raise RunError(must(f"The format of {self.folder / _LAST}", str(FORMAT), state.get("format"),
+                                "It was written by another version of finetune; start a new run."))
+        best = Best(**_read(self.folder / state["best"])) if state["best"] else None
+        self._remove_others(best)
+        return state, best
+
+    def _remove_others(self, best: Best | None) -> None:
+        for other in self.folder.glob("best-*.pt"):
+            if best is None or other.name != best.file:
+                with contextlib.suppress(FileNotFoundError):
+                    other.unlink()
+
+    def clear(self) -> None:
+        """Remove what an earlier attempt left; called before a run's first step."""
+        for path in self.folder.glob("*.pt"):
+            path.unlink()
+
+
+def rng_state() -> dict[str, Any]:
+    """torch's random state on the CPU and every GPU."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """The inverse of rng_state."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        try:
+            with temporary.open("wb") as file:
+                torch.save(value, file)
+        except RuntimeError as error:  # torch's zip writer hides the operating system's error
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing, so the run cannot go on. Start a new one.") from None
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}. Start a new run.") from error
+    return value

@@ -1,0 +1,77 @@
+"""The small door to accelerate: autocast, loss scaling, backward and clipping on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.training.precision import Precision
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class Engine:
+    """One phase's arithmetic: made anew for each phase, because phases may differ in precision."""
+
+    def __init__(self, device: torch.device, precision: Precision) -> None:
+        self.device, self.precision = device, precision
+        self._accelerator = _accelerator(device, _MIXED[precision.dtype])
+        self._optimizer: Any = None
+        self._parameters: list[nn.Parameter] = []
+
+    def prepare(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take charge of the optimizer's steps."""
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._optimizer = self._accelerator.prepare_optimizer(optimizer, device_placement=False)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Forward passes in the chosen format; losses come out in fp32."""
+        return self._accelerator.autocast()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of ``loss`` (scaled in fp16)."""
+        self._accelerator.backward(loss)
+
+    def step(self, clip: float | None) -> None:
+        """Clip the global gradient norm, move the weights, clear the gradients."""
+        if clip is not None:
+            self._accelerator.clip_grad_norm_(self._parameters, clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loss scale, where there is one."""
+        scaler = self._accelerator.scaler
+        return scaler.state_dict() if scaler is not None else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with a saved loss scale."""
+        if self._accelerator.scaler is not None and state:
+            self._accelerator.scaler.load_state_dict(state)
+
+
+def to_device(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
+    """Move tensors; a copy to a GPU overlaps with its computing."""
+    if device.type == "cuda":
+        return [t.pin_memory().to(device, non_blocking=True) for t in tensors]
+    return [t.to(device) for t in tensors]
+
+
+def _accelerator(device: torch.device, mixed: str) -> Accelerator:
+    """An Accelerator on the device; accelerate allows one precision and device a process, so a change resets it."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    state = AcceleratorState._shared_state
+    changed = state and (state.get("_mixed_precision") != mixed or state["device"].type != device.type)
+    partial = PartialState._shared_state
+    if changed or (partial and partial["device"].type != device.type):
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(mixed_precision=mixed, cpu=device.type == "cpu", device_placement=False)

@@ -1,0 +1,180 @@
+"""Carry out a plan: phase after phase, from the start or from where an earlier attempt stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from finetune.errors import RunError
+from finetune.events import Listener
+from finetune.files import atomic_write_json
+from finetune.recipe import Recipe
+from finetune.runtime import choose_device, choose_threads, configure_threads, seed_everything
+from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
+from finetune.training.checkpoint import Best, Checkpoints
+from finetune.training.engine import Engine
+from finetune.training.feed import Feed
+from finetune.training.interrupt import StopRequest
+from finetune.training.job import Desk, Job, load_model_state, model_state
+from finetune.training.loop import fit
+from finetune.training.metrics_log import MetricsLog
+from finetune.training.optim import describe_groups, param_groups, summary_lines
+from finetune.training.precision import Precision, choose_precision
+
+if TYPE_CHECKING:
+    from finetune.data.imageset import DataBundle
+    from finetune.zoo.backbone import Backbone
+
+T = TypeVar("T")
+
+
+def execute(plan: Plan, backbone: Backbone, bundle: DataBundle, recipe: Recipe, run_dir: str | Path,
+            listener: Listener | None = None, resume: bool = False) -> Backbone:
+    """Run every phase of ``plan`` on ``backbone`` (changed in place) and return it, in eval mode.
+
+    Writes ``metrics.jsonl``, ``metrics.csv``, ``checkpoints/`` and ``training.json`` (what was chosen and trained,
+    phase by phase) below ``run_dir``. With ``resume`` it goes on from the last checkpoint, or begins where there
+    is none; on a CPU the final weights are those of an uninterrupted run, bit for bit. Raises Interrupted after
+    Ctrl-C or SIGTERM, TrainingError where training diverges, RunError where the disk is full or the checkpoint
+    belongs to another plan.
+    """
+    work = _Work(plan, backbone, bundle, recipe, Path(run_dir), listener or Listener())
+    return work.run(resume)
+
+
+class Record:
+    """training.json: choices made by measuring, kept for a resumed run, and facts about each phase."""
+
+    def __init__(self, path: Path, keep: bool) -> None:
+        self.path = path
+        self.tree: dict[str, Any] = json.loads(path.read_text()) if keep and path.exists() else {"phases": {}}
+
+    def once(self, key: str, choose: Callable[[], T]) -> T:
+        """The value chosen earlier in this run, or a new choice, saved."""
+        if key not in self.tree:
+            self.tree[key] = choose()
+            self.save()
+        value: T = self.tree[key]
+        return value
+
+    def phase(self, index: int) -> dict[str, Any]:
+        """The facts about one phase, to be filled in; save() writes them."""
+        facts: dict[str, Any] = self.tree["phases"].setdefault(str(index), {})
+        return facts
+
+    def save(self) -> None:
+        """Write the file, atomically."""
+        atomic_write_json(self.path, self.tree)
+
+
+class _Work:
+    def __init__(self, plan: Plan, backbone: Backbone, bundle: DataBundle, recipe: Recipe, folder: Path,
+                 listener: Listener) -> None:
+        self.plan, self.backbone, self.bundle, self.recipe = plan, backbone, bundle, recipe
+        self.folder, self.listener = folder, listener
+        self.device = choose_device(recipe.device)
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+
+    def run(self, resume: bool) -> Backbone:
+        plan_digest = hashlib.sha256(self.plan.model_dump_json().encode()).hexdigest()
+        saved = self.checkpoints.load() if resume else None
+        if saved and saved[0]["plan"] != plan_digest:
+            raise RunError(f"The checkpoint in {self.folder} belongs to another plan: plan.yaml was changed since. "
+                           "Restore it, or start a new run.")
+        self.record = Record(self.folder / "training.json", keep=resume)
+        configure_threads(self.record.once("threads", lambda: choose_threads(self.recipe.threads)))
+        if saved:
+            load_model_state(self.backbone, saved[0]["model"])
+        elif isinstance(self.plan.phases[0], GradientPhase):  # a probe brings its own head
+            self.checkpoints.clear()
+            self.backbone.reset_head(len(self.bundle.classes), self.recipe.seed)
+        else:
+            self.checkpoints.clear()
+        self.backbone.to(self.device)
+        first = saved[0]["phase"] if saved else 0
+        with (StopRequest(str(self.folder)) as stop,
+              MetricsLog(self.folder, saved[0]["metrics"] if saved else None) as log):
+            self.desk = Desk(log, self.checkpoints, stop, self.listener, self.recipe.train.log_every,
+                             self.recipe.train.save_every, plan_digest)
+            for index in range(first, len(self.plan.phases)):
+                phase = self.plan.phases[index]
+                self.listener.on_phase(phase, index)
+                state = saved if saved and index == first and "optimizer" in saved[0] else None
+                started = time.perf_counter()
+                facts = self.record.phase(index)
+                facts.update(name=phase.name, kind=phase.kind)
+                if isinstance(phase, ProbePhase):
+                    self._probe(phase, facts)
+                else:
+                    self._train(index, phase, facts, state)
+                facts["seconds"] = facts.get("seconds", 0.0) + time.perf_counter() - started
+                self.record.save()
+                self.checkpoints.save({"phase": index + 1, "model": model_state(self.backbone), "plan": plan_digest,
+                                       "metrics": log.sizes()}, None)
+        self.backbone.freeze_below(0)
+        return self.backbone.eval()
+
+    def _probe(self, phase: ProbePhase, facts: dict[str, Any]) -> None:
+        """Solve the head on cached features."""
+        from finetune.data.imageset import Joined
+        from finetune.features.extract import extract
+        from finetune.features.probe import fit_probe
+
+        images = self.bundle.train
+        if phase.fit_on == "train+val":
+            images = Joined(self.bundle.train, self.bundle.val)
+        last = self.backbone.num_stages - 1
+        features = extract(self.backbone, images, batch_size=64, device=self.device, cache=self.recipe.probe.cache,
+                           taps="last" if set(phase.candidates) == {(last,)} else "all",
+                           threads=choose_threads(self.recipe.data.workers))
+        result = fit_probe(phase, features.taps, features.labels, len(self.bundle.classes), self.recipe.seed)
+        self.backbone.set_head(torch.from_numpy(result.weight), torch.from_numpy(result.bias), result.taps)
+        facts.update(trained_parameters=result.weight.size + result.bias.size, taps=list(result.taps),
+                     **{"lambda": result.lambda_}, solver=result.solver,
+                     candidates=[score.to_dict() for score in result.cv])
+
+    def _train(self, index: int, phase: GradientPhase, facts: dict[str, Any],
+               saved: tuple[dict[str, Any], Best | None] | None) -> None:
+        """Train by gradient steps."""
+        backbone, seed = self.backbone, self.recipe.seed
+        backbone.freeze_below(phase.train_from)
+        # Batch statistics of a single image are no statistics; accumulation does not enlarge the batch they see.
+        backbone.freeze_norms(phase.batch_norm == "frozen" or phase.batch_size == 1)
+        feed = Feed(backbone, self.bundle, phase, seed=seed + 7919 * index, threads=choose_threads(self.recipe.data.workers),
+                    device=self.device)
+        precision = Precision(**self.record.once(f"precision of phase {index}",
+                                                 lambda: self._precision(feed, phase).to_dict()))
+        facts["precision"] = str(precision)
+        self.listener.on_message(f"Training in {precision}.")
+        if precision.channels_last:
+            backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        groups = describe_groups(param_groups(backbone, phase))
+        facts.update(groups=groups, trained_parameters=sum(g["parameters"] for g in groups))
+        self.record.save()
+        for line in summary_lines(groups):
+            self.listener.on_message(line)
+        engine = Engine(self.device, precision)
+        with engine.autocast():
+            said = feed.prepare(precision)
+        if said:
+            self.listener.on_message(said)
+        seed_everything(seed + index)
+        job = Job(index, phase, backbone, feed, engine, self.desk)
+        if saved:
+            job.load_state_dict(*saved)
+            self.listener.on_message(f"Going on at epoch {job.progress.epoch + 1} step {job.progress.step}.")
+        fit(job)
+        if job.best is not None:
+            facts["best"] = {"epoch": job.best.epoch, "val_accuracy": job.best.accuracy, "val_loss": job.best.loss}
+
+    def _precision(self, feed: Feed, phase: GradientPhase) -> Precision:
+        train = self.recipe.train
+        return choose_precision(self.backbone, lambda model, x: model(x), feed.sample(), device=self.device,
+                                wanted=train.precision, channels_last=train.channels_last,
+                                images=phase.epochs * feed.images)

@@ -1,0 +1,158 @@
+"""Where a phase's batches come from, and the way from a batch to the logits.
+
+Batches are uint8 images, or, where the frozen part of the network would give the same activations every epoch,
+those activations, computed once: always for the validation images, for the training images where the phase
+does not augment. ``forward`` takes either.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from finetune.strategy.plan import GradientPhase
+from finetune.training.engine import to_device
+from finetune.training.precision import Precision
+
+if TYPE_CHECKING:
+    from finetune.data.imageset import DataBundle
+    from finetune.zoo.backbone import Backbone
+
+Batch = tuple[Tensor, Tensor]
+_MEMORY_SHARE = 0.25
+"""Activations are kept where they fit in this share of the machine's memory ..."""
+_GROWTH = 16
+"""... and are at most this many times the image's bytes: wider ones come from the first stages, which are cheap."""
+
+
+class Feed:
+    """The batches of one phase, on the device, and the network behind them."""
+
+    def __init__(self, backbone: Backbone, bundle: DataBundle, phase: GradientPhase, *, seed: int, threads: int,
+                 device: torch.device) -> None:
+        from finetune.data.batches import TrainBatches, eval_tensor
+
+        self.backbone, self.phase, self.device, self.seed = backbone, phase, device, seed
+        self.split = _cut(backbone, phase.train_from)
+        prep = backbone.preprocessing
+        self._train = TrainBatches(bundle.train, prep, phase.augment, phase.batch_size, seed, threads)
+        self._train_labels = torch.as_tensor(bundle.train.labels)
+        self._val = eval_tensor(bundle.val, prep, threads)  # (N, 3, S, S) uint8
+        self._val_labels = torch.as_tensor(bundle.val.labels)
+        self._train_hidden: Tensor | None = None
+        self._precision = Precision("fp32", False)
+        self._fixed_images = (lambda: eval_tensor(bundle.train, prep, threads)) if phase.augment == "none" else None
+
+    def sample(self) -> Tensor:
+        """One batch of training images on the device, normalised: (B, 3, S, S) float32."""
+        images, _ = next(iter(self._train.epoch(0)))
+        return self.backbone.preprocessing.normalise(images.to(self.device))
+
+    def prepare(self, precision: Precision) -> str | None:
+        """Compute once what would be the same in every epoch; a sentence about it, or None."""
+        self._precision = precision
+        if not self.split:
+            return None
+        kept = []
+        self.backbone.eval()
+        hidden = self._hidden(self._val) if len(self._val) else None
+        if hidden is not None:
+            self._val = hidden
+            kept.append("validation")
+        if self._fixed_images is not None:
+            self._train_hidden = self._hidden(self._fixed_images())
+            kept += ["training"] if self._train_hidden is not None else []
+        where = f"the frozen stages 0 to {self.split - 1} run once"
+        return f"{' and '.join(kept).capitalize()} images: {where}; activations kept in memory." if kept else None
+
+    @torch.no_grad()
+    def _hidden(self, images: Tensor) -> Tensor | None:
+        """Activations entering the first trained stage for (N, 3, S, S) uint8 images; None if too large."""
+        kept: Tensor | None = None
+        for start in range(0, len(images), self.phase.batch_size):
+            hidden = self._prefix(images[start:start + self.phase.batch_size].to(self.device))
+            if kept is None:
+                size = hidden[0].numel() * hidden.element_size()
+                if size * len(images) > _MEMORY_SHARE * _memory_bytes() or size > _GROWTH * images[0].numel():
+                    return None
+                kept = torch.empty((len(images), *hidden.shape[1:]), dtype=hidden.dtype)
+            kept[start:start + len(hidden)] = hidden.cpu()
+        return kept
+
+    def _prefix(self, images: Tensor) -> Tensor:
+        x = self._precision.arrange(self.backbone.preprocessing.normalise(images))
+        if self.split == self.backbone.num_stages:
+            taps = self.backbone.taps(x)
+            return torch.cat([taps[i] for i in self.backbone.head_taps], 1)
+        return self.backbone.prefix(x, self.split)
+
+    def _suffix(self, hidden: Tensor) -> Tensor:
+        if self.split == self.backbone.num_stages:
+            logits: Tensor = self.backbone.head(hidden)
+            return logits
+        return self.backbone.suffix(self._precision.arrange(hidden), self.split)
+
+    def __len__(self) -> int:
+        """Micro-batches an epoch."""
+        if self._train_hidden is None:
+            return len(self._train)
+        return max(1, math.ceil((len(self._train_hidden) - 1) / self.phase.batch_size))
+
+    @property
+    def images(self) -> int:
+        """Training images an epoch."""
+        return len(self._train_labels)
+
+    def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Micro-batches of an epoch from number ``start`` on: order depends on (seed, epoch) alone."""
+        source = self._train.epoch(epoch, start) if self._train_hidden is None else self._cached(epoch, start)
+        for inputs, labels in source:
+            inputs, labels = to_device((inputs, labels), self.device)
+            yield inputs, labels
+
+    def _cached(self, epoch: int, start: int) -> Iterator[Batch]:
+        assert self._train_hidden is not None
+        generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
+        order = torch.randperm(len(self._train_hidden), generator=generator)
+        for number in range(start, len(self)):
+            # The last batch takes a left-over single image along: batch norm cannot train on one.
+            end = None if number == len(self) - 1 else (number + 1) * self.phase.batch_size
+            chosen = order[number * self.phase.batch_size:end]
+            yield self._train_hidden[chosen], self._train_labels[chosen]
+
+    def validation(self) -> Iterator[Batch]:
+        """Validation batches in order; none where the split is empty."""
+        size = 2 * self.phase.batch_size
+        for start in range(0, len(self._val_labels), size):
+            inputs, labels = to_device((self._val[start:start + size], self._val_labels[start:start + size]),
+                                       self.device)
+            yield inputs, labels
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """uint8 images (B, 3, S, S) or kept activations (B, ...) -> (B, K) logits."""
+        if inputs.dtype != torch.uint8:
+            return self._suffix(inputs)
+        if not self.split:
+            logits: Tensor = self.backbone(self._precision.arrange(self.backbone.preprocessing.normalise(inputs)))
+            return logits
+        with torch.no_grad():
+            hidden = self._prefix(inputs)
+        return self._suffix(hidden)
+
+
+def _cut(backbone: Backbone, stage: int) -> int:
+    """Where the network is cut in a frozen and a trained part; 0 where it cannot be cut at that stage."""
+    if stage == backbone.num_stages:
+        return stage
+    possible = stage > 0 and backbone.can_split(stage) and min(backbone.head_taps) >= stage
+    return stage if possible else 0
+
+
+def _memory_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 << 30

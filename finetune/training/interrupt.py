@@ -1,0 +1,48 @@
+"""Ctrl-C and SIGTERM become a request that the loop answers at the end of its step, after saving."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, NoReturn
+
+from finetune.errors import Interrupted
+
+
+class StopRequest:
+    """Catches SIGINT and SIGTERM inside a ``with`` block.
+
+    While ``immediate`` is true (nothing to save, for example while features are computed) the signal raises
+    Interrupted on the spot; otherwise it sets ``requested``. A second signal always raises KeyboardInterrupt:
+    the last checkpoint is whole, and waiting was evidently too long. Outside the main thread Python allows no
+    handlers and nothing is caught.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.requested = False
+        self.immediate = True
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        if self.immediate:
+            self.stop("before the first step")
+
+    def stop(self, where: str) -> NoReturn:
+        """Raise Interrupted, saying where and how to go on."""
+        raise Interrupted(f"Stopped {where}; state saved. Go on with: finetune resume {self.run}")

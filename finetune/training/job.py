@@ -1,0 +1,261 @@
+"""A Job: one gradient phase with everything it needs, and what happens around its steps."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import Interrupted, TrainingError
+from finetune.strategy.plan import GradientPhase
+from finetune.training import SCHEDULES
+from finetune.training.checkpoint import Best, Checkpoints, rng_state, set_rng_state
+from finetune.training.ema import Average
+from finetune.training.engine import Engine
+from finetune.training.feed import Feed
+from finetune.training.interrupt import StopRequest
+from finetune.training.meter import Meter
+from finetune.training.metrics_log import MetricsLog
+from finetune.training.optim import build_optimizer, param_groups, set_lr
+from finetune.training.schedule import warmup_steps
+
+if TYPE_CHECKING:
+    from finetune.events import Listener
+    from finetune.zoo.backbone import Backbone
+
+_SAVE_SECONDS = 60.0
+_SAVE_SHARE = 0.03
+"""Checkpoints at epoch ends are left out where they would cost more than this share of the time."""
+_SHOW_SECONDS = 0.5
+
+
+@dataclass
+class Progress:
+    """How far a phase is. All counts are of finished work."""
+
+    epoch: int = 0
+    batch: int = 0
+    """Micro-batches of the current epoch."""
+    step: int = 0
+    """Optimizer steps of the phase."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of the validation split."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What all phases of a run share: where results go and who is told."""
+
+    log: MetricsLog
+    checkpoints: Checkpoints
+    stop: StopRequest
+    listener: Listener
+    log_every: int
+    save_every: int | None
+    """Optimizer steps between checkpoints; None: each epoch's end and once a minute."""
+    plan: str
+    """Digest of the plan; a checkpoint of another plan is refused."""
+
+
+class Job:
+    """State and bookkeeping of one gradient phase; the loop itself is in loop.py."""
+
+    def __init__(self, index: int, phase: GradientPhase, backbone: Backbone, feed: Feed, engine: Engine,
+                 desk: Desk) -> None:
+        self.index, self.phase, self.backbone, self.feed, self.engine = index, phase, backbone, feed, engine
+        self.desk = desk
+        self.progress, self.best = Progress(), None  # type: tuple[Progress, Best | None]
+        groups = param_groups(backbone, phase)
+        self.optimizer = build_optimizer(groups, phase)
+        engine.prepare(self.optimizer)
+        self.average = Average(_trained_tensors(backbone), phase.ema)
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=phase.label_smoothing)
+        self.meter = Meter(engine.device)
+        self.steps = phase.epochs * -(-len(feed) // phase.accumulate)
+        self._factor = SCHEDULES.get(phase.schedule)(self.steps, warmup_steps(phase.warmup, self.steps))
+        self._head_lr_now = self._lr_now = 0.0
+        self._saved_at = self._shown_at = self._started = time.perf_counter()
+        self._save_cost = 0.0
+        self._first_step = 0
+
+    # --- called by the loop -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Score a head that was fitted by an earlier phase: training must beat it to be kept."""
+        from finetune.training.loop import evaluate
+
+        self._first_step = self.progress.step
+        if self.index > 0 and self.progress == Progress() and self.best is None:
+            scores = evaluate(self)
+            self.keep_best(scores, 0)
+            if scores is not None:
+                row = {**self._place(0), "val_loss": scores.loss, "val_accuracy": scores.accuracy}
+                self.desk.log.write({"kind": "epoch", **row})
+        self.meter.resume_clock()
+
+    def schedule_lr(self) -> None:
+        """Set every group's learning rate for the coming step."""
+        factor = self._factor(self.progress.step)
+        self._lr_now, self._head_lr_now = self.phase.lr * factor, self.phase.head_lr * factor
+        set_lr(self.optimizer, factor)
+
+    def after_step(self, batches: int) -> None:
+        """Count, look for trouble, log, save and stop where due."""
+        self.progress.batch += batches
+        self.progress.step += 1
+        step, now = self.progress.step, time.perf_counter()
+        logging, showing = step % self.desk.log_every == 0, now - self._shown_at > _SHOW_SECONDS
+        if logging or showing or self.engine.device.type == "cpu":  # elsewhere looking means waiting
+            self._require_finite()
+        if logging or showing:
+            self._report(logging)
+        if self.desk.save_every and step % self.desk.save_every == 0:
+            self.save()
+        elif not self.desk.save_every and now - self._saved_at > _SAVE_SECONDS:
+            self.save()
+        self.check_stop()
+
+    def keep_best(self, scores: Scores | None, epoch: int) -> None:
+        """Remember the model's present weights if they are the best; without a validation split, the latest."""
+        loss, accuracy = (scores.loss, scores.accuracy) if scores else (0.0, 0.0)
+        if self.best is None or scores is None or self.best.beaten_by(accuracy, loss):
+            tensors = {n: t.detach().to("cpu", copy=True) for n, t in _trained_tensors(self.backbone).items()}
+            self.best = Best(self.index, epoch, accuracy, loss, tensors)
+
+    def end_epoch(self, scores: Scores | None) -> None:
+        """Log the epoch and make the next one current."""
+        self.meter.pause_clock()
+        self._require_finite()
+        self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+        row = {**self._place(self.progress.epoch), **self.meter.close_epoch(), "seconds": self.meter.seconds}
+        if scores is not None:
+            row |= {"val_loss": scores.loss, "val_accuracy": scores.accuracy}
+        self.desk.log.write({"kind": "epoch", **row})
+        self.desk.listener.on_epoch({**row, "eta_seconds": self._eta()})
+        idle = time.perf_counter() - self._saved_at
+        if self.desk.save_every is None and self._save_cost <= _SAVE_SHARE * idle:
+            self.save()
+        self.meter.resume_clock()
+
+    def finish(self) -> None:
+        """Put the best weights into the model."""
+        if self.best is not None:
+            load_tensors(self.backbone, self.best.tensors)
+        self.backbone.eval()
+
+    def check_stop(self) -> None:
+        """Raises Interrupted where a signal asked for it."""
+        if self.desk.stop.requested:
+            self.desk.stop.stop(f"at epoch {self.progress.epoch + 1} step {self.progress.step}")
+
+    @contextlib.contextmanager
+    def saved_when_stopped(self) -> Iterator[None]:
+        """Inside the block a signal waits for the end of the step; then the state is saved."""
+        self.desk.stop.immediate = False
+        try:
+            self.check_stop()
+            yield
+        except Interrupted:
+            self.save()
+            raise
+        finally:
+            self.desk.stop.immediate = True
+
+    # --- state ------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write last.pt and the best weights. Raises RunError where the disk is full, TrainingError for NaN."""
+        self._require_finite()
+        self.meter.pause_clock()
+        started = time.perf_counter()
+        self.desk.checkpoints.save(self.state_dict(), self.best)
+        self._saved_at = time.perf_counter()
+        self._save_cost = self._saved_at - started
+        self.meter.resume_clock()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the coming steps depend on."""
+        return {"phase": self.index, "progress": asdict(self.progress), "model": model_state(self.backbone),
+                "optimizer": self.optimizer.state_dict(), "average": self.average.state_dict(),
+                "engine": self.engine.state_dict(), "meter": self.meter.state_dict(), "rng": rng_state(),
+                "metrics": self.desk.log.sizes(), "plan": self.desk.plan}
+
+    def load_state_dict(self, state: dict[str, Any], best: Best | None) -> None:
+        """Go on from a saved state; the model's own weights were loaded before."""
+        self.progress = Progress(**state["progress"])
+        self.best = best
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"])
+        self.engine.load_state_dict(state["engine"])
+        self.meter.load_state_dict(state["meter"])
+        set_rng_state(state["rng"])
+
+    # --- reporting --------------------------------------------------------------------------------------
+
+    def _place(self, epoch: int) -> dict[str, Any]:
+        return {"phase": self.phase.name, "phase_index": self.index, "epoch": epoch, "epochs": self.phase.epochs,
+                "step": self.progress.step, "steps": self.steps, "lr": self._lr_now, "head_lr": self._head_lr_now}
+
+    def _report(self, logging: bool) -> None:
+        self.meter.pause_clock()
+        values = self.meter.close_interval() if logging else self.meter.read()
+        row = {**self._place(self.progress.epoch + 1), **values, "seconds": self.meter.seconds}
+        if logging:
+            self.desk.log.write({"kind": "step", **row})
+        self.desk.listener.on_step({**row, "eta_seconds": self._eta()})
+        self._shown_at = time.perf_counter()
+        self.meter.resume_clock()
+
+    def _eta(self) -> float:
+        """Seconds to the end of the phase at the pace since this attempt began."""
+        done = self.progress.step - self._first_step
+        pace = (time.perf_counter() - self._started) / done if done else 0.0
+        return pace * (self.steps - self.progress.step)
+
+    def _require_finite(self) -> None:
+        if not self.meter.finite():
+            raise TrainingError(
+                f"The loss is not a finite number at epoch {self.progress.epoch + 1} step {self.progress.step} of phase "
+                f"{self.phase.name!r} (lr {self._lr_now:.3g}, head lr {self._head_lr_now:.3g}): training has "
+                f"diverged. Lower the learning rate, for example train.lr={self.phase.lr / 10:.2g} "
+                f"train.head_lr={self.phase.head_lr / 10:.2g}"
+                + ("" if self.phase.clip_grad else ", turn clipping on with train.clip_grad=1")
+                + ("" if self.engine.precision.dtype == "fp32" else ", or use train.precision=fp32")
+                + ". The last checkpoint is from before.")
+
+
+def _trained_tensors(backbone: Backbone) -> dict[str, Tensor]:
+    """Parameters that require a gradient, and all buffers that are saved (running statistics)."""
+    return {name: tensor for name, tensor in backbone.state_dict(keep_vars=True).items()
+            if tensor.requires_grad or not isinstance(tensor, nn.Parameter)}
+
+
+def model_state(backbone: Backbone) -> dict[str, Any]:
+    """All weights, and which stages feed the head."""
+    return {"weights": backbone.state_dict(), "head_taps": list(backbone.head_taps)}
+
+
+def load_model_state(backbone: Backbone, state: dict[str, Any]) -> None:
+    """The inverse of model_state, whatever head the model has now."""
+    weights = state["weights"]
+    backbone.set_head(weights["head.weight"], weights["head.bias"], tuple(state["head_taps"]))
+    backbone.load_state_dict(weights)
+
+
+@torch.no_grad()
+def load_tensors(backbone: Backbone, tensors: dict[str, Tensor]) -> None:
+    """Copy named tensors into the model, in place."""
+    live = backbone.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        live[name].copy_(tensor)

@@ -1,0 +1,72 @@
+"""The loop: fit, train_epoch, evaluate. It executes a phase and knows nothing of strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from finetune.training.feed import Batch
+from finetune.training.job import Job, Scores
+
+
+def fit(job: Job) -> None:
+    """Train from where the job's progress stands to its last epoch; the best weights end up in the model.
+
+    Raises Interrupted after saving, TrainingError where the loss is no longer a number, RunError where the
+    disk is full.
+    """
+    with job.saved_when_stopped():
+        job.begin()
+        for epoch in range(job.progress.epoch, job.phase.epochs):
+            train_epoch(job, epoch)
+            with job.average.applied():
+                scores = evaluate(job)
+                job.keep_best(scores, epoch + 1)
+            job.end_epoch(scores)
+    job.finish()
+
+
+def train_epoch(job: Job, epoch: int) -> None:
+    """One pass over the training images, from the first batch that the progress has not seen."""
+    job.backbone.train()
+    batches = job.feed.train(epoch, job.progress.batch)
+    for group in grouped(batches, job.phase.accumulate):
+        job.schedule_lr()
+        images = sum(len(labels) for _, labels in group)
+        for inputs, labels in group:  # (B, 3, S, S) uint8 or kept activations; (B,) int64
+            with job.engine.autocast():
+                logits = job.feed.forward(inputs)  # (B, K)
+                loss = job.criterion(logits.float(), labels)  # mean over B
+            job.engine.backward(loss * (len(labels) / images))
+            job.meter.add(loss, logits, labels)
+        job.engine.step(job.phase.clip_grad)
+        job.average.update()
+        job.after_step(len(group))
+
+
+@torch.no_grad()
+def evaluate(job: Job) -> Scores | None:
+    """Mean cross-entropy (nats, without smoothing) and accuracy on the validation split; None if it is empty."""
+    job.backbone.eval()
+    loss = right = count = 0.0
+    for inputs, labels in job.feed.validation():
+        with job.engine.autocast():
+            logits = job.feed.forward(inputs).float()  # (B, K)
+        loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        right += float((logits.argmax(1) == labels).sum())
+        count += len(labels)
+        job.check_stop()
+    return Scores(loss / count, right / count) if count else None
+
+
+def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Lists of ``size`` micro-batches; the last may be shorter and is a full step of its own."""
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

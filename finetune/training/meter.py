@@ -1,0 +1,92 @@
+"""Running loss, accuracy and speed of the training batches."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Sums over an interval and over the epoch; they stay on the device until read, so adding never waits."""
+
+    def __init__(self, device: torch.device) -> None:
+        # Sums in float64 are exact enough to be saved and gone on with; MPS has float32 only.
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._device = device
+        self._interval, self._epoch = self._zeros(), self._zeros()
+        self._seconds = 0.0
+        self._speed_images, self._speed_seconds = 0, 0.0
+        self._since = time.perf_counter()
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(3, dtype=self._dtype, device=self._device)
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """A micro-batch: mean loss, (B, K) logits, (B,) labels."""
+        n = len(labels)
+        right = (logits.detach().argmax(1) == labels).sum()
+        row = torch.stack([loss.detach().to(self._dtype) * n, right.to(self._dtype),
+                           torch.tensor(n, dtype=self._dtype, device=self._device)])
+        self._interval += row
+        self._speed_images += n
+
+    def resume_clock(self) -> None:
+        """Training goes on after something else (validation, saving)."""
+        self._since = time.perf_counter()
+
+    def pause_clock(self) -> None:
+        """What follows does not count as training time."""
+        now = time.perf_counter()
+        self._seconds += now - self._since
+        self._speed_seconds += now - self._since
+        self._since = now
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training steps since the phase began, over all attempts."""
+        return self._seconds
+
+    def read(self) -> dict[str, float]:
+        """Mean loss and accuracy of the interval so far, and the speed. Waits for the device."""
+        return self._means(self._interval) | {"images_per_second": self._rate()}
+
+    def finite(self) -> bool:
+        """Whether every loss so far was a finite number. Waits for the device."""
+        return bool(torch.isfinite(self._interval[0]))
+
+    def close_interval(self) -> dict[str, float]:
+        """Like read(), then start the next interval."""
+        row = self.read()
+        self._epoch += self._interval
+        self._interval = self._zeros()
+        self._speed_images, self._speed_seconds = 0, 0.0
+        return row
+
+    def close_epoch(self) -> dict[str, float]:
+        """Mean loss and accuracy of the epoch, then start the next."""
+        row = self._means(self._epoch + self._interval) | {"images_per_second": self._rate()}
+        self._interval, self._epoch = self._zeros(), self._zeros()
+        self._speed_images, self._speed_seconds = 0, 0.0
+        return row
+
+    def _rate(self) -> float:
+        return self._speed_images / self._speed_seconds if self._speed_seconds > 0 else 0.0
+
+    @staticmethod
+    def _means(sums: Tensor) -> dict[str, float]:
+        loss, right, n = sums.tolist()
+        return {"loss": loss / n, "accuracy": right / n} if n else {"loss": math.nan, "accuracy": math.nan}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums and the time so far."""
+        return {"interval": self._interval.cpu(), "epoch": self._epoch.cpu(), "seconds": self._seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with saved sums."""
+        self._interval = state["interval"].to(self._device, self._dtype)
+        self._epoch = state["epoch"].to(self._device, self._dtype)
+        self._seconds = float(state["seconds"])

@@ -1,0 +1,94 @@
+"""metrics.jsonl and metrics.csv: a row per logging interval and per epoch, readable while training goes on.
+
+A checkpoint remembers how long both files were. Resuming cuts them back to that length, so that a run killed
+at any moment ends with neither a doubled nor a missing row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from finetune.errors import RunError
+from finetune.files import disk_error
+
+COLUMNS = ("kind", "phase", "phase_index", "epoch", "epochs", "step", "steps", "loss", "accuracy", "lr", "head_lr",
+           "val_loss", "val_accuracy", "images_per_second", "seconds")
+"""Columns of metrics.csv; ``kind`` is step or epoch. JSON rows hold the keys that apply."""
+
+
+class MetricsLog:
+    """Appends rows to both files; each row is handed to the operating system at once."""
+
+    def __init__(self, folder: Path, sizes: dict[str, int] | None = None) -> None:
+        """Start anew, or go on after the first ``sizes[file]`` bytes. Raises RunError."""
+        self._files: dict[str, io.FileIO] = {}
+        try:
+            for name in ("metrics.jsonl", "metrics.csv"):
+                self._files[name] = _open(folder / name, None if sizes is None else sizes.get(name, 0))
+        except OSError as error:
+            raise disk_error(error, folder / "metrics.jsonl") from error
+        self._folder = folder
+        if self._files["metrics.csv"].tell() == 0:
+            self._append("metrics.csv", ",".join(COLUMNS) + "\r\n")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row. Raises RunError where the disk is full."""
+        self._append("metrics.jsonl", json.dumps(row, allow_nan=False) + "\n")
+        line = io.StringIO(newline="")
+        csv.DictWriter(line, COLUMNS, extrasaction="ignore").writerow(row)
+        self._append("metrics.csv", line.getvalue())
+
+    def _append(self, name: str, text: str) -> None:
+        rest = memoryview(text.encode())
+        try:
+            while rest:  # an unbuffered write may take only a part
+                rest = rest[self._files[name].write(rest):]
+        except OSError as error:
+            raise disk_error(error, self._folder / name) from error
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file, on disk for certain: what a checkpoint remembers."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        return {name: file.tell() for name, file in self._files.items()}
+
+    def close(self) -> None:
+        """Close both files."""
+        for file in self._files.values():
+            file.close()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All rows of metrics.jsonl in order; a last line cut off by a kill is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def _open(path: Path, keep: int | None) -> io.FileIO:
+    if keep is None:
+        return path.open("wb", buffering=0)
+    if not path.exists() and keep == 0:
+        return path.open("wb", buffering=0)
+    if not path.exists() or path.stat().st_size < keep:
+        raise RunError(f"{path} must be at least {keep} bytes, as the checkpoint left it. It was cut or removed; "
+                       "start a new run.")
+    file = path.open("r+b", buffering=0)
+    file.truncate(keep)
+    file.seek(keep)
+    return file

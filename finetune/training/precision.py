@@ -1,0 +1,162 @@
+"""Number format and memory layout of training: measured on this machine, then kept for the whole run.
+
+bf16 is up to three times faster than fp32 where the processor has units for it and several times slower where
+it has not; channels_last helps most convolutional networks and hurts some. A few forward and backward passes
+tell. The choice is saved with the run, because a resumed run must make the same one.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import ConfigError, must
+
+Dtype = Literal["fp32", "bf16", "fp16"]
+TORCH_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_SHARE = 0.05
+"""Measuring may cost at most this share of the estimated training time."""
+_MARGIN = 1.03
+"""A format must be this much faster than fp32 to be taken: less is noise."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the loop computes in."""
+
+    dtype: Dtype
+    channels_last: bool
+    reason: str = ""
+    images_per_second: dict[str, float] = field(default_factory=dict)
+    """Forward and backward together, by candidate; empty where nothing was measured."""
+
+    def __str__(self) -> str:
+        layout = "channels_last" if self.channels_last else "contiguous"
+        return f"{self.dtype}, {layout} ({self.reason})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the run folder."""
+        return asdict(self)
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """Images in the layout the network computes in; (B, C, H, W) -> same, other shapes untouched."""
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.ndim == 4 else x
+
+
+def choose_precision(model: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor], batch: Tensor, *,
+                     device: torch.device, wanted: str, channels_last: bool | str, images: int) -> Precision:
+    """The fastest allowed format for forward and backward passes on ``batch``.
+
+    ``forward(model, batch)`` gives the logits. ``images`` is how many the whole training will pass: where
+    measuring would cost more than 5% of it, nothing is measured. The model and the random state are left as
+    they were. Raises ConfigError for fp16 on a CPU.
+    """
+    if wanted == "fp16" and device.type == "cpu":
+        raise ConfigError(must("train.precision", "auto, bf16 or fp32 on a CPU", "'fp16'",
+                               "fp16 needs a GPU's loss scaling and units."))
+    dtypes = _formats(device) if wanted == "auto" else [wanted]
+    layouts = [True, False] if channels_last == "auto" else [bool(channels_last)]
+    if batch.ndim != 4 or not any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        layouts = layouts[:1] if channels_last != "auto" else [False]
+    candidates = [(dtype, layout) for dtype in dtypes for layout in layouts]
+    if len(candidates) == 1:
+        return _precision(candidates[0], "by the recipe" if wanted != "auto" else "the only sensible one here", {})
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        return _measured(candidates, model, forward, batch, device, images)
+
+
+def _measured(candidates: list[tuple[str, bool]], model: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor],
+              batch: Tensor, device: torch.device, images: int) -> Precision:
+    trial = copy.deepcopy(model).train()
+    speed: dict[str, float] = {}
+    spent = 0.0
+    for number, candidate in enumerate(candidates):
+        precision = _precision(candidate, "", {})
+        started = time.perf_counter()
+        seconds = _time_step(trial, forward, batch, device, precision, repeats=1)
+        if number == 0 and len(candidates) * 3 * seconds > _SHARE * images * seconds / len(batch):
+            short = "training is too short to measure others"
+            return _precision(_unmeasured(candidates, device), short, {})
+        seconds = min(seconds, _time_step(trial, forward, batch, device, precision, repeats=2))
+        speed[_label(candidate)] = len(batch) / seconds
+        spent += time.perf_counter() - started
+    best = max(candidates, key=lambda c: speed[_label(c)])
+    plain = candidates[0]
+    if speed[_label(best)] < _MARGIN * speed[_label(plain)]:
+        best = plain
+    figures = ", ".join(f"{name} {value:.0f}" for name, value in speed.items())
+    return _precision(best, f"measured in {spent:.1f} s, images/s: {figures}", speed)
+
+
+def _time_step(model: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor], batch: Tensor,
+               device: torch.device, precision: Precision, repeats: int) -> float:
+    """Least seconds of a forward and backward pass, after a first one that is not counted."""
+    layout = torch.channels_last if precision.channels_last else torch.contiguous_format
+    model.to(memory_format=layout)
+    inputs = precision.arrange(batch) if precision.channels_last else batch.contiguous()
+    best = float("inf")
+    for number in range(repeats + 1):
+        _synchronise(device)
+        started = time.perf_counter()
+        dtype = TORCH_DTYPES[precision.dtype]
+        with torch.autocast(device.type, dtype=dtype, enabled=precision.dtype != "fp32"):
+            loss = forward(model, inputs).float().square().mean()
+        if loss.requires_grad:
+            loss.backward()
+        _synchronise(device)
+        if number:
+            best = min(best, time.perf_counter() - started)
+        model.zero_grad(set_to_none=True)
+    return best
+
+
+def _formats(device: torch.device) -> list[str]:
+    """fp32 first; reduced formats that are worth a try on this device."""
+    if device.type == "cuda":
+        return ["fp32", "bf16" if torch.cuda.is_bf16_supported() else "fp16"]
+    if device.type == "mps":
+        return ["fp32"]
+    return ["fp32", "bf16"] if _bf16_convolution_pays() else ["fp32"]
+
+
+def _bf16_convolution_pays() -> bool:
+    """One convolution of a usual size in both formats: milliseconds that save seconds of trials."""
+    seconds = {}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for dtype in (torch.float32, torch.bfloat16):
+            layer = nn.Conv2d(64, 64, 3, padding=1, dtype=dtype).to(memory_format=torch.channels_last)
+            x = torch.randn(8, 64, 16, 16).to(dtype).contiguous(memory_format=torch.channels_last)
+            times = []
+            for _ in range(4):
+                started = time.perf_counter()
+                layer(x)
+                times.append(time.perf_counter() - started)
+            seconds[dtype] = min(times)
+    return seconds[torch.bfloat16] < seconds[torch.float32]
+
+
+def _unmeasured(candidates: list[tuple[str, bool]], device: torch.device) -> tuple[str, bool]:
+    """On a GPU the reduced format is safe to assume; on a CPU it is not."""
+    return candidates[-1] if device.type == "cuda" and len(candidates) > 2 else candidates[0]
+
+
+def _precision(candidate: tuple[str, bool], reason: str, speed: dict[str, float]) -> Precision:
+    dtype, channels_last = candidate
+    return Precision(dtype, channels_last, reason, speed)  # type: ignore[arg-type]
+
+
+def _label(candidate: tuple[str, bool]) -> str:
+    return f"{candidate[0]} {'channels_last' if candidate[1] else 'contiguous'}"
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
