@@ -1,9 +1,9 @@
 """last.pt and the best weights: whole or not there, and consistent with each other at every moment.
 
-The best weights lie in a file of their own that carries its phase and epoch in its name; last.pt says which one
-belongs to it. A better one is written first, then last.pt, then the older is removed: a process killed between
-any two of these steps finds a last.pt with its own best. Only tensors and plain values are stored, so that
-reading never runs code.
+The best weights lie in a file of their own that carries its phase and epoch in its name; last.pt says which
+one belongs to it. A better one is written first, then last.pt, then the older is removed: a process killed
+between any two of these steps finds a last.pt with its own best. Only tensors and plain values are stored, so
+that reading never runs code.
 """
 
 from __future__ import annotations
@@ -64,8 +64,14 @@ class Checkpoints:
             return None
         state = _read(self.folder / _LAST)
         if state.get("format") != FORMAT:
-            raise RunError(must(f"The format of {self.folder / _LAST}", str(FORMAT), state.get("format"),
-                                "It was written by another version of finetune; start a new run."))
+            raise RunError(
+                must(
+                    f"The format of {self.folder / _LAST}",
+                    str(FORMAT),
+                    state.get("format"),
+                    "It was written by another version of finetune; start a new run.",
+                )
+            )
         best = Best(**_read(self.folder / state["best"])) if state["best"] else None
         self._remove_others(best)
         return state, best
@@ -84,7 +90,7 @@ class Checkpoints:
 
 def rng_state() -> dict[str, Any]:
     """torch's random state on the CPU and every GPU."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 

@@ -1,9 +1,9 @@
 """Exponential moving average of the weights: a smoother point than the last step, at no training cost.
 
-``average <- d * average + (1 - d) * weights`` after each step, with ``d = min(decay, (1 + t) / (10 + t))`` after
-t steps: without this warm-up the average of a short run would still be mostly the start. Floating running
-statistics are averaged alike, counters are copied. Polyak and Juditsky 1992; the warm-up is TensorFlow's
-``ExponentialMovingAverage(num_updates=...)``.
+``average <- d * average + (1 - d) * weights`` after each step, with ``d = min(decay, (1 + t) / (10 + t))``
+after t steps: without this warm-up the average of a short run would still be mostly the start. Floating
+running statistics are averaged alike, counters are copied. Polyak and Juditsky 1992; the warm-up is that of
+TensorFlow's ``ExponentialMovingAverage(num_updates=...)``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
@@ -27,9 +27,9 @@ def decay_at(step: int, decay: float) -> float:
 
 
 class Average:
-    """The moving average of a module's trained tensors. ``decay=None`` is no average at all."""
+    """The moving average of named tensors that training changes. ``decay=None`` is no average at all."""
 
-    def __init__(self, model: nn.Module, trained: dict[str, Tensor], decay: float | None) -> None:
+    def __init__(self, trained: dict[str, Tensor], decay: float | None) -> None:
         self.decay, self.steps = decay, 0
         self._live = trained if decay is not None else {}
         self._mean = {name: tensor.detach().clone() for name, tensor in self._live.items()}
@@ -40,7 +40,7 @@ class Average:
         if self.decay is None:
             return
         floats = [name for name, tensor in self._live.items() if tensor.is_floating_point()]
-        blend = get_ema_multi_avg_fn(decay_at(self.steps, self.decay))
+        blend = get_ema_multi_avg_fn(decay_at(self.steps, self.decay))  # type: ignore[no-untyped-call]
         blend([self._mean[n] for n in floats], [self._live[n].detach() for n in floats], self.steps)
         for name in self._live.keys() - set(floats):
             self._mean[name].copy_(self._live[name])

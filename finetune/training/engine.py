@@ -33,7 +33,8 @@ class Engine:
 
     def autocast(self) -> AbstractContextManager[None]:
         """Forward passes in the chosen format; losses come out in fp32."""
-        return self._accelerator.autocast()
+        context: AbstractContextManager[None] = self._accelerator.autocast()
+        return context
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of ``loss`` (scaled in fp16)."""
@@ -65,7 +66,10 @@ def to_device(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
 
 
 def _accelerator(device: torch.device, mixed: str) -> Accelerator:
-    """An Accelerator on the device; accelerate allows one precision and device a process, so a change resets it."""
+    """An Accelerator on the device.
+
+    accelerate allows one precision and device a process; the next run in this process may want another.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
 

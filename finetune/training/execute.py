@@ -34,15 +34,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def execute(plan: Plan, backbone: Backbone, bundle: DataBundle, recipe: Recipe, run_dir: str | Path,
-            listener: Listener | None = None, resume: bool = False) -> Backbone:
+def execute(
+    plan: Plan,
+    backbone: Backbone,
+    bundle: DataBundle,
+    recipe: Recipe,
+    run_dir: str | Path,
+    listener: Listener | None = None,
+    resume: bool = False,
+) -> Backbone:
     """Run every phase of ``plan`` on ``backbone`` (changed in place) and return it, in eval mode.
 
-    Writes ``metrics.jsonl``, ``metrics.csv``, ``checkpoints/`` and ``training.json`` (what was chosen and trained,
-    phase by phase) below ``run_dir``. With ``resume`` it goes on from the last checkpoint, or begins where there
-    is none; on a CPU the final weights are those of an uninterrupted run, bit for bit. Raises Interrupted after
-    Ctrl-C or SIGTERM, TrainingError where training diverges, RunError where the disk is full or the checkpoint
-    belongs to another plan.
+    Writes ``metrics.jsonl``, ``metrics.csv``, ``checkpoints/`` and ``training.json`` (what was chosen and
+    trained, phase by phase) below ``run_dir``. With ``resume`` it goes on from the last checkpoint, or begins
+    where there is none; on a CPU the final weights are those of an uninterrupted run, bit for bit. Raises
+    Interrupted after Ctrl-C or SIGTERM, TrainingError where training diverges, RunError where the disk is
+    full or the checkpoint belongs to another plan.
     """
     work = _Work(plan, backbone, bundle, recipe, Path(run_dir), listener or Listener())
     return work.run(resume)
@@ -74,8 +81,15 @@ class Record:
 
 
 class _Work:
-    def __init__(self, plan: Plan, backbone: Backbone, bundle: DataBundle, recipe: Recipe, folder: Path,
-                 listener: Listener) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        backbone: Backbone,
+        bundle: DataBundle,
+        recipe: Recipe,
+        folder: Path,
+        listener: Listener,
+    ) -> None:
         self.plan, self.backbone, self.bundle, self.recipe = plan, backbone, bundle, recipe
         self.folder, self.listener = folder, listener
         self.device = choose_device(recipe.device)
@@ -85,8 +99,10 @@ class _Work:
         plan_digest = hashlib.sha256(self.plan.model_dump_json().encode()).hexdigest()
         saved = self.checkpoints.load() if resume else None
         if saved and saved[0]["plan"] != plan_digest:
-            raise RunError(f"The checkpoint in {self.folder} belongs to another plan: plan.yaml was changed since. "
-                           "Restore it, or start a new run.")
+            raise RunError(
+                f"The checkpoint in {self.folder} belongs to another plan: plan.yaml was changed "
+                "since. Restore it, or start a new run."
+            )
         self.record = Record(self.folder / "training.json", keep=resume)
         configure_threads(self.record.once("threads", lambda: choose_threads(self.recipe.threads)))
         if saved:
@@ -98,10 +114,19 @@ class _Work:
             self.checkpoints.clear()
         self.backbone.to(self.device)
         first = saved[0]["phase"] if saved else 0
-        with (StopRequest(str(self.folder)) as stop,
-              MetricsLog(self.folder, saved[0]["metrics"] if saved else None) as log):
-            self.desk = Desk(log, self.checkpoints, stop, self.listener, self.recipe.train.log_every,
-                             self.recipe.train.save_every, plan_digest)
+        with (
+            StopRequest(str(self.folder)) as stop,
+            MetricsLog(self.folder, saved[0]["metrics"] if saved else None) as log,
+        ):
+            self.desk = Desk(
+                log,
+                self.checkpoints,
+                stop,
+                self.listener,
+                self.recipe.train.log_every,
+                self.recipe.train.save_every,
+                plan_digest,
+            )
             for index in range(first, len(self.plan.phases)):
                 phase = self.plan.phases[index]
                 self.listener.on_phase(phase, index)
@@ -115,8 +140,15 @@ class _Work:
                     self._train(index, phase, facts, state)
                 facts["seconds"] = facts.get("seconds", 0.0) + time.perf_counter() - started
                 self.record.save()
-                self.checkpoints.save({"phase": index + 1, "model": model_state(self.backbone), "plan": plan_digest,
-                                       "metrics": log.sizes()}, None)
+                self.checkpoints.save(
+                    {
+                        "phase": index + 1,
+                        "model": model_state(self.backbone),
+                        "plan": plan_digest,
+                        "metrics": log.sizes(),
+                    },
+                    None,
+                )
         self.backbone.freeze_below(0)
         return self.backbone.eval()
 
@@ -130,30 +162,52 @@ class _Work:
         if phase.fit_on == "train+val":
             images = Joined(self.bundle.train, self.bundle.val)
         last = self.backbone.num_stages - 1
-        features = extract(self.backbone, images, batch_size=64, device=self.device, cache=self.recipe.probe.cache,
-                           taps="last" if set(phase.candidates) == {(last,)} else "all",
-                           threads=choose_threads(self.recipe.data.workers))
+        features = extract(
+            self.backbone,
+            images,
+            batch_size=64,
+            device=self.device,
+            cache=self.recipe.probe.cache,
+            taps="last" if set(phase.candidates) == {(last,)} else "all",
+            threads=choose_threads(self.recipe.data.workers),
+        )
         result = fit_probe(phase, features.taps, features.labels, len(self.bundle.classes), self.recipe.seed)
         self.backbone.set_head(torch.from_numpy(result.weight), torch.from_numpy(result.bias), result.taps)
-        facts.update(trained_parameters=result.weight.size + result.bias.size, taps=list(result.taps),
-                     **{"lambda": result.lambda_}, solver=result.solver,
-                     candidates=[score.to_dict() for score in result.cv])
+        facts.update(
+            trained_parameters=result.weight.size + result.bias.size,
+            taps=list(result.taps),
+            **{"lambda": result.lambda_},
+            solver=result.solver,
+            candidates=[score.to_dict() for score in result.cv],
+        )
 
-    def _train(self, index: int, phase: GradientPhase, facts: dict[str, Any],
-               saved: tuple[dict[str, Any], Best | None] | None) -> None:
+    def _train(
+        self,
+        index: int,
+        phase: GradientPhase,
+        facts: dict[str, Any],
+        saved: tuple[dict[str, Any], Best | None] | None,
+    ) -> None:
         """Train by gradient steps."""
         backbone, seed = self.backbone, self.recipe.seed
         backbone.freeze_below(phase.train_from)
-        # Batch statistics of a single image are no statistics; accumulation does not enlarge the batch they see.
+        # Batch statistics of a single image are no statistics, and accumulation does not enlarge the batch.
         backbone.freeze_norms(phase.batch_norm == "frozen" or phase.batch_size == 1)
-        feed = Feed(backbone, self.bundle, phase, seed=seed + 7919 * index, threads=choose_threads(self.recipe.data.workers),
-                    device=self.device)
-        precision = Precision(**self.record.once(f"precision of phase {index}",
-                                                 lambda: self._precision(feed, phase).to_dict()))
+        feed = Feed(
+            backbone,
+            self.bundle,
+            phase,
+            seed=seed + 7919 * index,
+            threads=choose_threads(self.recipe.data.workers),
+            device=self.device,
+        )
+        precision = Precision(
+            **self.record.once(f"precision of phase {index}", lambda: self._precision(feed, phase).to_dict())
+        )
         facts["precision"] = str(precision)
         self.listener.on_message(f"Training in {precision}.")
         if precision.channels_last:
-            backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            backbone.to(memory_format=torch.channels_last)
         groups = describe_groups(param_groups(backbone, phase))
         facts.update(groups=groups, trained_parameters=sum(g["parameters"] for g in groups))
         self.record.save()
@@ -171,10 +225,17 @@ class _Work:
             self.listener.on_message(f"Going on at epoch {job.progress.epoch + 1} step {job.progress.step}.")
         fit(job)
         if job.best is not None:
-            facts["best"] = {"epoch": job.best.epoch, "val_accuracy": job.best.accuracy, "val_loss": job.best.loss}
+            best = job.best
+            facts["best"] = {"epoch": best.epoch, "val_accuracy": best.accuracy, "val_loss": best.loss}
 
     def _precision(self, feed: Feed, phase: GradientPhase) -> Precision:
         train = self.recipe.train
-        return choose_precision(self.backbone, lambda model, x: model(x), feed.sample(), device=self.device,
-                                wanted=train.precision, channels_last=train.channels_last,
-                                images=phase.epochs * feed.images)
+        return choose_precision(
+            self.backbone,
+            lambda model, x: model(x),
+            feed.sample(),
+            device=self.device,
+            wanted=train.precision,
+            channels_last=train.channels_last,
+            images=phase.epochs * feed.images,
+        )

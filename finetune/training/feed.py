@@ -1,8 +1,8 @@
 """Where a phase's batches come from, and the way from a batch to the logits.
 
-Batches are uint8 images, or, where the frozen part of the network would give the same activations every epoch,
-those activations, computed once: always for the validation images, for the training images where the phase
-does not augment. ``forward`` takes either.
+Batches are uint8 images, or, where the frozen part of the network would give the same activations every
+epoch, those activations, computed once: always for the validation images, for the training images where the
+phase does not augment. ``forward`` takes either.
 """
 
 from __future__ import annotations
@@ -27,14 +27,22 @@ Batch = tuple[Tensor, Tensor]
 _MEMORY_SHARE = 0.25
 """Activations are kept where they fit in this share of the machine's memory ..."""
 _GROWTH = 16
-"""... and are at most this many times the image's bytes: wider ones come from the first stages, which are cheap."""
+"""... and are at most this many times the image's bytes: larger ones come from early stages, cheap to run."""
 
 
 class Feed:
     """The batches of one phase, on the device, and the network behind them."""
 
-    def __init__(self, backbone: Backbone, bundle: DataBundle, phase: GradientPhase, *, seed: int, threads: int,
-                 device: torch.device) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        bundle: DataBundle,
+        phase: GradientPhase,
+        *,
+        seed: int,
+        threads: int,
+        device: torch.device,
+    ) -> None:
         from finetune.data.batches import TrainBatches, eval_tensor
 
         self.backbone, self.phase, self.device, self.seed = backbone, phase, device, seed
@@ -46,7 +54,9 @@ class Feed:
         self._val_labels = torch.as_tensor(bundle.val.labels)
         self._train_hidden: Tensor | None = None
         self._precision = Precision("fp32", False)
-        self._fixed_images = (lambda: eval_tensor(bundle.train, prep, threads)) if phase.augment == "none" else None
+        self._fixed_images = (
+            (lambda: eval_tensor(bundle.train, prep, threads)) if phase.augment == "none" else None
+        )
 
     def sample(self) -> Tensor:
         """One batch of training images on the device, normalised: (B, 3, S, S) float32."""
@@ -68,20 +78,22 @@ class Feed:
             self._train_hidden = self._hidden(self._fixed_images())
             kept += ["training"] if self._train_hidden is not None else []
         where = f"the frozen stages 0 to {self.split - 1} run once"
-        return f"{' and '.join(kept).capitalize()} images: {where}; activations kept in memory." if kept else None
+        if not kept:
+            return None
+        return f"{' and '.join(kept).capitalize()} images: {where}; activations kept in memory."
 
     @torch.no_grad()
     def _hidden(self, images: Tensor) -> Tensor | None:
         """Activations entering the first trained stage for (N, 3, S, S) uint8 images; None if too large."""
         kept: Tensor | None = None
         for start in range(0, len(images), self.phase.batch_size):
-            hidden = self._prefix(images[start:start + self.phase.batch_size].to(self.device))
+            hidden = self._prefix(images[start : start + self.phase.batch_size].to(self.device))
             if kept is None:
                 size = hidden[0].numel() * hidden.element_size()
                 if size * len(images) > _MEMORY_SHARE * _memory_bytes() or size > _GROWTH * images[0].numel():
                     return None
                 kept = torch.empty((len(images), *hidden.shape[1:]), dtype=hidden.dtype)
-            kept[start:start + len(hidden)] = hidden.cpu()
+            kept[start : start + len(hidden)] = hidden.cpu()
         return kept
 
     def _prefix(self, images: Tensor) -> Tensor:
@@ -122,15 +134,16 @@ class Feed:
         for number in range(start, len(self)):
             # The last batch takes a left-over single image along: batch norm cannot train on one.
             end = None if number == len(self) - 1 else (number + 1) * self.phase.batch_size
-            chosen = order[number * self.phase.batch_size:end]
+            chosen = order[number * self.phase.batch_size : end]
             yield self._train_hidden[chosen], self._train_labels[chosen]
 
     def validation(self) -> Iterator[Batch]:
         """Validation batches in order; none where the split is empty."""
         size = 2 * self.phase.batch_size
         for start in range(0, len(self._val_labels), size):
-            inputs, labels = to_device((self._val[start:start + size], self._val_labels[start:start + size]),
-                                       self.device)
+            inputs, labels = to_device(
+                (self._val[start : start + size], self._val_labels[start : start + size]), self.device
+            )
             yield inputs, labels
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -138,7 +151,8 @@ class Feed:
         if inputs.dtype != torch.uint8:
             return self._suffix(inputs)
         if not self.split:
-            logits: Tensor = self.backbone(self._precision.arrange(self.backbone.preprocessing.normalise(inputs)))
+            x = self._precision.arrange(self.backbone.preprocessing.normalise(inputs))
+            logits: Tensor = self.backbone(x)
             return logits
         with torch.no_grad():
             hidden = self._prefix(inputs)

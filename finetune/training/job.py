@@ -71,8 +71,9 @@ class Desk:
 class Job:
     """State and bookkeeping of one gradient phase; the loop itself is in loop.py."""
 
-    def __init__(self, index: int, phase: GradientPhase, backbone: Backbone, feed: Feed, engine: Engine,
-                 desk: Desk) -> None:
+    def __init__(
+        self, index: int, phase: GradientPhase, backbone: Backbone, feed: Feed, engine: Engine, desk: Desk
+    ) -> None:
         self.index, self.phase, self.backbone, self.feed, self.engine = index, phase, backbone, feed, engine
         self.desk = desk
         self.progress, self.best = Progress(), None  # type: tuple[Progress, Best | None]
@@ -120,14 +121,13 @@ class Job:
             self._require_finite()
         if logging or showing:
             self._report(logging)
-        if self.desk.save_every and step % self.desk.save_every == 0:
-            self.save()
-        elif not self.desk.save_every and now - self._saved_at > _SAVE_SECONDS:
+        every = self.desk.save_every
+        if step % every == 0 if every else now - self._saved_at > _SAVE_SECONDS:
             self.save()
         self.check_stop()
 
     def keep_best(self, scores: Scores | None, epoch: int) -> None:
-        """Remember the model's present weights if they are the best; without a validation split, the latest."""
+        """Remember the present weights if they are the best; without a validation split, the latest."""
         loss, accuracy = (scores.loss, scores.accuracy) if scores else (0.0, 0.0)
         if self.best is None or scores is None or self.best.beaten_by(accuracy, loss):
             tensors = {n: t.detach().to("cpu", copy=True) for n, t in _trained_tensors(self.backbone).items()}
@@ -175,7 +175,7 @@ class Job:
     # --- state ------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write last.pt and the best weights. Raises RunError where the disk is full, TrainingError for NaN."""
+        """Write last.pt and the best weights. Raises RunError (full disk) and TrainingError (NaN)."""
         self._require_finite()
         self.meter.pause_clock()
         started = time.perf_counter()
@@ -186,10 +186,18 @@ class Job:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the coming steps depend on."""
-        return {"phase": self.index, "progress": asdict(self.progress), "model": model_state(self.backbone),
-                "optimizer": self.optimizer.state_dict(), "average": self.average.state_dict(),
-                "engine": self.engine.state_dict(), "meter": self.meter.state_dict(), "rng": rng_state(),
-                "metrics": self.desk.log.sizes(), "plan": self.desk.plan}
+        return {
+            "phase": self.index,
+            "progress": asdict(self.progress),
+            "model": model_state(self.backbone),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict(),
+            "engine": self.engine.state_dict(),
+            "meter": self.meter.state_dict(),
+            "rng": rng_state(),
+            "metrics": self.desk.log.sizes(),
+            "plan": self.desk.plan,
+        }
 
     def load_state_dict(self, state: dict[str, Any], best: Best | None) -> None:
         """Go on from a saved state; the model's own weights were loaded before."""
@@ -204,8 +212,16 @@ class Job:
     # --- reporting --------------------------------------------------------------------------------------
 
     def _place(self, epoch: int) -> dict[str, Any]:
-        return {"phase": self.phase.name, "phase_index": self.index, "epoch": epoch, "epochs": self.phase.epochs,
-                "step": self.progress.step, "steps": self.steps, "lr": self._lr_now, "head_lr": self._head_lr_now}
+        return {
+            "phase": self.phase.name,
+            "phase_index": self.index,
+            "epoch": epoch,
+            "epochs": self.phase.epochs,
+            "step": self.progress.step,
+            "steps": self.steps,
+            "lr": self._lr_now,
+            "head_lr": self._head_lr_now,
+        }
 
     def _report(self, logging: bool) -> None:
         self.meter.pause_clock()
@@ -226,19 +242,23 @@ class Job:
     def _require_finite(self) -> None:
         if not self.meter.finite():
             raise TrainingError(
-                f"The loss is not a finite number at epoch {self.progress.epoch + 1} step {self.progress.step} of phase "
-                f"{self.phase.name!r} (lr {self._lr_now:.3g}, head lr {self._head_lr_now:.3g}): training has "
-                f"diverged. Lower the learning rate, for example train.lr={self.phase.lr / 10:.2g} "
+                f"The loss is not a finite number at epoch {self.progress.epoch + 1} step {self.progress.step} of "
+                f"phase {self.phase.name!r} (lr {self._lr_now:.3g}, head lr {self._head_lr_now:.3g}): training "
+                f"has diverged. Lower the learning rate, for example train.lr={self.phase.lr / 10:.2g} "
                 f"train.head_lr={self.phase.head_lr / 10:.2g}"
                 + ("" if self.phase.clip_grad else ", turn clipping on with train.clip_grad=1")
                 + ("" if self.engine.precision.dtype == "fp32" else ", or use train.precision=fp32")
-                + ". The last checkpoint is from before.")
+                + ". The last checkpoint is from before."
+            )
 
 
 def _trained_tensors(backbone: Backbone) -> dict[str, Tensor]:
     """Parameters that require a gradient, and all buffers that are saved (running statistics)."""
-    return {name: tensor for name, tensor in backbone.state_dict(keep_vars=True).items()
-            if tensor.requires_grad or not isinstance(tensor, nn.Parameter)}
+    return {
+        name: tensor
+        for name, tensor in backbone.state_dict(keep_vars=True).items()
+        if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+    }
 
 
 def model_state(backbone: Backbone) -> dict[str, Any]:

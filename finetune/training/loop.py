@@ -47,7 +47,7 @@ def train_epoch(job: Job, epoch: int) -> None:
 
 @torch.no_grad()
 def evaluate(job: Job) -> Scores | None:
-    """Mean cross-entropy (nats, without smoothing) and accuracy on the validation split; None if it is empty."""
+    """Mean cross-entropy (nats, not smoothed) and accuracy on the validation split; None if it is empty."""
     job.backbone.eval()
     loss = right = count = 0.0
     for inputs, labels in job.feed.validation():

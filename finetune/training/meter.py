@@ -29,8 +29,13 @@ class Meter:
         """A micro-batch: mean loss, (B, K) logits, (B,) labels."""
         n = len(labels)
         right = (logits.detach().argmax(1) == labels).sum()
-        row = torch.stack([loss.detach().to(self._dtype) * n, right.to(self._dtype),
-                           torch.tensor(n, dtype=self._dtype, device=self._device)])
+        row = torch.stack(
+            [
+                loss.detach().to(self._dtype) * n,
+                right.to(self._dtype),
+                torch.tensor(n, dtype=self._dtype, device=self._device),
+            ]
+        )
         self._interval += row
         self._speed_images += n
 

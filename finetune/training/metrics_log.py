@@ -17,8 +17,23 @@ from typing import Any
 from finetune.errors import RunError
 from finetune.files import disk_error
 
-COLUMNS = ("kind", "phase", "phase_index", "epoch", "epochs", "step", "steps", "loss", "accuracy", "lr", "head_lr",
-           "val_loss", "val_accuracy", "images_per_second", "seconds")
+COLUMNS = (
+    "kind",
+    "phase",
+    "phase_index",
+    "epoch",
+    "epochs",
+    "step",
+    "steps",
+    "loss",
+    "accuracy",
+    "lr",
+    "head_lr",
+    "val_loss",
+    "val_accuracy",
+    "images_per_second",
+    "seconds",
+)
 """Columns of metrics.csv; ``kind`` is step or epoch. JSON rows hold the keys that apply."""
 
 
@@ -48,7 +63,7 @@ class MetricsLog:
         rest = memoryview(text.encode())
         try:
             while rest:  # an unbuffered write may take only a part
-                rest = rest[self._files[name].write(rest):]
+                rest = rest[self._files[name].write(rest) :]
         except OSError as error:
             raise disk_error(error, self._folder / name) from error
 
@@ -66,8 +81,9 @@ class MetricsLog:
     def __enter__(self) -> MetricsLog:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -86,8 +102,10 @@ def _open(path: Path, keep: int | None) -> io.FileIO:
     if not path.exists() and keep == 0:
         return path.open("wb", buffering=0)
     if not path.exists() or path.stat().st_size < keep:
-        raise RunError(f"{path} must be at least {keep} bytes, as the checkpoint left it. It was cut or removed; "
-                       "start a new run.")
+        raise RunError(
+            f"{path} must be at least {keep} bytes, as the checkpoint left it. It was cut or "
+            "removed; start a new run."
+        )
     file = path.open("r+b", buffering=0)
     file.truncate(keep)
     file.seek(keep)

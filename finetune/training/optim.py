@@ -17,7 +17,14 @@ from finetune.errors import TrainingError
 from finetune.strategy.plan import GradientPhase
 from finetune.training import OPTIMIZERS
 
-_NO_DECAY_NAMES = ("pos_embed", "cls_token", "reg_token", "dist_token", "mask_token", "relative_position_bias_table")
+_NO_DECAY_NAMES = (
+    "pos_embed",
+    "cls_token",
+    "reg_token",
+    "dist_token",
+    "mask_token",
+    "relative_position_bias_table",
+)
 
 
 class Staged(Protocol):
@@ -39,9 +46,14 @@ def param_groups(backbone: Staged, phase: GradientPhase) -> list[dict[str, Any]]
     Only parameters that require a gradient are taken. Raises TrainingError where none does or where one is
     claimed twice.
     """
-    parts = [(f"stage {i} ({backbone.stage_names[i]})", backbone.stage_parameters(i),
-              phase.lr * phase.stage_decay ** (backbone.num_stages - 1 - i))
-             for i in range(phase.train_from, backbone.num_stages)]
+    parts = [
+        (
+            f"stage {i} ({backbone.stage_names[i]})",
+            backbone.stage_parameters(i),
+            phase.lr * phase.stage_decay ** (backbone.num_stages - 1 - i),
+        )
+        for i in range(phase.train_from, backbone.num_stages)
+    ]
     parts.append(("head", backbone.head_parameters(), phase.head_lr))
     groups: list[dict[str, Any]] = []
     claimed: dict[int, str] = {}
@@ -54,11 +66,21 @@ def param_groups(backbone: Staged, phase: GradientPhase) -> list[dict[str, Any]]
         for decay in (True, False):
             chosen = [(n, p) for n, p in trained if decays(n, p) is decay]
             if chosen:
-                groups.append({"name": name, "params": [p for _, p in chosen], "names": [n for n, _ in chosen],
-                               "lr": lr, "peak": lr, "weight_decay": phase.weight_decay if decay else 0.0})
+                groups.append(
+                    {
+                        "name": name,
+                        "params": [p for _, p in chosen],
+                        "names": [n for n, _ in chosen],
+                        "lr": lr,
+                        "peak": lr,
+                        "weight_decay": phase.weight_decay if decay else 0.0,
+                    }
+                )
     if not groups:
-        raise TrainingError(f"Phase {phase.name!r} trains no parameter: train_from={phase.train_from} freezes "
-                            "every stage and the head is frozen too. Use a smaller train_from.")
+        raise TrainingError(
+            f"Phase {phase.name!r} trains no parameter: train_from={phase.train_from} freezes "
+            "every stage and the head is frozen too. Use a smaller train_from."
+        )
     return groups
 
 
@@ -93,8 +115,16 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 def describe_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Plain values for the run folder: which parameters, which LR, which weight decay."""
-    return [{"name": g["name"], "lr": g["peak"], "weight_decay": g["weight_decay"],
-             "parameters": sum(p.numel() for p in g["params"]), "tensors": list(g["names"])} for g in groups]
+    return [
+        {
+            "name": g["name"],
+            "lr": g["peak"],
+            "weight_decay": g["weight_decay"],
+            "parameters": sum(p.numel() for p in g["params"]),
+            "tensors": list(g["names"]),
+        }
+        for g in groups
+    ]
 
 
 def summary_lines(described: list[dict[str, Any]]) -> list[str]:
@@ -103,5 +133,7 @@ def summary_lines(described: list[dict[str, Any]]) -> list[str]:
     for group in described:
         count, lr, decay = lines.get(group["name"], (0, group["lr"], 0.0))
         lines[group["name"]] = (count + group["parameters"], lr, max(decay, group["weight_decay"]))
-    return [f"{name}: {count:,} parameters, lr {lr:.3g}, weight decay {decay:.3g} (norms and biases 0)"
-            for name, (count, lr, decay) in lines.items()]
+    return [
+        f"{name}: {count:,} parameters, lr {lr:.3g}, weight decay {decay:.3g} (norms and biases 0)"
+        for name, (count, lr, decay) in lines.items()
+    ]

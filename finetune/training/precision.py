@@ -49,8 +49,16 @@ class Precision:
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.ndim == 4 else x
 
 
-def choose_precision(model: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor], batch: Tensor, *,
-                     device: torch.device, wanted: str, channels_last: bool | str, images: int) -> Precision:
+def choose_precision(
+    model: nn.Module,
+    forward: Callable[[nn.Module, Tensor], Tensor],
+    batch: Tensor,
+    *,
+    device: torch.device,
+    wanted: str,
+    channels_last: bool | str,
+    images: int,
+) -> Precision:
     """The fastest allowed format for forward and backward passes on ``batch``.
 
     ``forward(model, batch)`` gives the logits. ``images`` is how many the whole training will pass: where
@@ -58,21 +66,35 @@ def choose_precision(model: nn.Module, forward: Callable[[nn.Module, Tensor], Te
     they were. Raises ConfigError for fp16 on a CPU.
     """
     if wanted == "fp16" and device.type == "cpu":
-        raise ConfigError(must("train.precision", "auto, bf16 or fp32 on a CPU", "'fp16'",
-                               "fp16 needs a GPU's loss scaling and units."))
+        raise ConfigError(
+            must(
+                "train.precision",
+                "auto, bf16 or fp32 on a CPU",
+                "'fp16'",
+                "fp16 needs a GPU's loss scaling and units.",
+            )
+        )
     dtypes = _formats(device) if wanted == "auto" else [wanted]
     layouts = [True, False] if channels_last == "auto" else [bool(channels_last)]
     if batch.ndim != 4 or not any(isinstance(m, nn.Conv2d) for m in model.modules()):
         layouts = layouts[:1] if channels_last != "auto" else [False]
     candidates = [(dtype, layout) for dtype in dtypes for layout in layouts]
     if len(candidates) == 1:
-        return _precision(candidates[0], "by the recipe" if wanted != "auto" else "the only sensible one here", {})
+        return _precision(
+            candidates[0], "by the recipe" if wanted != "auto" else "the only sensible one here", {}
+        )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         return _measured(candidates, model, forward, batch, device, images)
 
 
-def _measured(candidates: list[tuple[str, bool]], model: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor],
-              batch: Tensor, device: torch.device, images: int) -> Precision:
+def _measured(
+    candidates: list[tuple[str, bool]],
+    model: nn.Module,
+    forward: Callable[[nn.Module, Tensor], Tensor],
+    batch: Tensor,
+    device: torch.device,
+    images: int,
+) -> Precision:
     trial = copy.deepcopy(model).train()
     speed: dict[str, float] = {}
     spent = 0.0
@@ -94,8 +116,14 @@ def _measured(candidates: list[tuple[str, bool]], model: nn.Module, forward: Cal
     return _precision(best, f"measured in {spent:.1f} s, images/s: {figures}", speed)
 
 
-def _time_step(model: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor], batch: Tensor,
-               device: torch.device, precision: Precision, repeats: int) -> float:
+def _time_step(
+    model: nn.Module,
+    forward: Callable[[nn.Module, Tensor], Tensor],
+    batch: Tensor,
+    device: torch.device,
+    precision: Precision,
+    repeats: int,
+) -> float:
     """Least seconds of a forward and backward pass, after a first one that is not counted."""
     layout = torch.channels_last if precision.channels_last else torch.contiguous_format
     model.to(memory_format=layout)
@@ -108,7 +136,7 @@ def _time_step(model: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor],
         with torch.autocast(device.type, dtype=dtype, enabled=precision.dtype != "fp32"):
             loss = forward(model, inputs).float().square().mean()
         if loss.requires_grad:
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
         _synchronise(device)
         if number:
             best = min(best, time.perf_counter() - started)
