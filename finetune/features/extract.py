@@ -1,0 +1,143 @@
+"""Pooled features of every stage for a set of images: each image passes the network once, ever."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from finetune.data.threads import worker_count
+from finetune.data.transforms import evaluate_pixels
+from finetune.errors import DataError, must
+from finetune.features.cache import FeatureCache, network_key
+
+if TYPE_CHECKING:
+    from finetune.data.imageset import ImageSet
+    from finetune.data.preprocessing import Preprocessing
+    from finetune.zoo.backbone import Backbone
+
+_SHARD_ROWS = 4096  # a killed extraction loses at most this much work
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a frozen backbone makes of some images."""
+
+    taps: list[np.ndarray]
+    """Pooled features of each stage, (N, C_i) float32, input to head; only the last where ``taps="last"``."""
+    labels: np.ndarray
+    """(N,) int64."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def last(self) -> np.ndarray:
+        """(N, D) the embedding that an ordinary head sees."""
+        return self.taps[-1]
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Features:
+        """Some of the images, in the given order."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return Features([tap[rows] for tap in self.taps], self.labels[rows])
+
+    def join(self, other: Features) -> Features:
+        """These images, then the others."""
+        taps = [np.concatenate(pair) for pair in zip(self.taps, other.taps, strict=True)]
+        return Features(taps, np.concatenate([self.labels, other.labels]))
+
+
+def extract(
+    backbone: Backbone,
+    images: ImageSet,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    cache: bool = True,
+    taps: Literal["all", "last"] = "all",
+    threads: int | Literal["auto"] = "auto",
+    message: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] | None = None,
+) -> Features:
+    """Pooled features of all stages, from the cache where it has them.
+
+    The rows always hold every stage, whichever are asked for: pooling them costs next to nothing beside the
+    convolutions, and the next strategy, seed or split then needs no forward pass. ``cache=False`` leaves the
+    disk alone; within the process images are still computed once. Batch norms are folded and images are
+    decoded by ``threads`` background threads while the network computes.
+
+    Raises DataError for an empty set or an image that cannot be decoded.
+    """
+    if len(images) == 0:
+        raise DataError(must("images", "at least one", 0))
+    digests = [images.fingerprint(i) for i in range(len(images))]
+    store = FeatureCache(network_key(backbone), cache, message)
+    store.find(digests)
+    todo = list({d: i for i, d in reversed(list(enumerate(digests))) if d not in store}.values())[::-1]
+    if todo:
+        _compute(backbone, images, todo, digests, store, batch_size, torch.device(device), threads, progress)
+    rows = store.get(digests)
+    blocks = np.split(rows, np.cumsum(backbone.widths)[:-1], axis=1)
+    chosen = blocks if taps == "all" else blocks[-1:]
+    return Features(
+        [np.ascontiguousarray(block) for block in chosen], np.asarray(images.labels, dtype=np.int64)
+    )
+
+
+def _compute(
+    backbone: Backbone, images: ImageSet, todo: list[int], digests: list[bytes], store: FeatureCache,
+    batch_size: int, device: torch.device, threads: int | Literal["auto"],
+    progress: Callable[[int, int], None] | None,
+) -> None:  # fmt: skip
+    """Forward passes over the images that no shard has, written shard by shard."""
+    network = backbone.fold().to(device).eval()
+    shard: list[np.ndarray] = []
+    start = done = 0
+    with torch.inference_mode():
+        for batch in _decoded(images, todo, backbone.preprocessing, batch_size, threads):
+            x = backbone.preprocessing.normalise(batch.to(device)).contiguous(
+                memory_format=torch.channels_last
+            )
+            rows = torch.cat([tap.float() for tap in network.taps(x)], dim=1)  # (B, sum of widths)
+            shard.append(rows.cpu().numpy())
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(todo))
+            if done - start >= _SHARD_ROWS or done == len(todo):
+                store.add([digests[i] for i in todo[start:done]], np.concatenate(shard))
+                shard, start = [], done
+
+
+def _decoded(
+    images: ImageSet, todo: list[int], prep: Preprocessing, batch_size: int, threads: int | Literal["auto"]
+) -> Iterator[torch.Tensor]:
+    """uint8 (B, 3, S, S) batches in order, decoded a few batches ahead of their use."""
+    batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
+    stop = threading.Event()
+
+    def decode(indices: list[int]) -> torch.Tensor:
+        if stop.is_set():
+            return torch.empty(0)
+        pixels = torch.from_numpy(np.stack([evaluate_pixels(images.load(i), prep) for i in indices]))
+        return pixels.permute(0, 3, 1, 2)  # (B, S, S, 3) in memory is channels_last already
+
+    workers = worker_count(threads)
+    with ThreadPoolExecutor(workers, thread_name_prefix="finetune-decode") as pool:
+        waiting: list[Future[torch.Tensor]] = []
+        try:
+            queue = iter(batches)
+            for indices in queue:
+                waiting.append(pool.submit(decode, indices))
+                if len(waiting) > 2 * workers:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            stop.set()
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,101 @@
+"""Ridge classification in closed form, with exact leave-one-out answers for every lambda at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from finetune.features.logistic import check_problem
+
+DEFAULT_LAMBDAS: tuple[float, ...] = tuple(float(10.0**e) for e in np.arange(2.0, -4.01, -0.5))
+"""L2 strengths on features of unit variance, per sample: the penalty is N * lambda * ||W||^2."""
+
+
+@dataclass(frozen=True)
+class RidgeFit:
+    """``scores = x @ weight.T + bias``; the scores approximate one-hot labels."""
+
+    weight: np.ndarray
+    """(K, D) float32."""
+    bias: np.ndarray
+    """(K,) float32."""
+    lambda_: float
+    loo: np.ndarray = field(repr=False)
+    """(N, K) float32: each sample's scores by the solution that never saw it."""
+    loo_error: float
+    """Mean squared leave-one-out residual at the chosen lambda."""
+
+    def loo_accuracy(self, y: np.ndarray) -> float:
+        """Leave-one-out accuracy, a share in [0, 1]."""
+        return float((self.loo.argmax(axis=1) == y).mean())
+
+
+def fit_ridge(x: np.ndarray, y: np.ndarray, num_classes: int, lambdas: Sequence[float] = ()) -> RidgeFit:
+    """Least squares on one-hot labels, lambda by leave-one-out squared error.
+
+    Minimises ``sum_n ||onehot(y_n) - W x_n - b||^2 + N lambda ||W||^2``. With hat matrix H the answer without
+    sample n is ``y_n - (y_n - yhat_n) / (1 - H_nn)`` (Allen's PRESS), exact for a fixed N lambda, so that one
+    eigendecomposition serves every lambda and every left-out sample.
+
+    x: (N, D) float, y: (N,) int. Raises StrategyError.
+    """
+    check_problem(x, y, num_classes)
+    samples = torch.as_tensor(np.ascontiguousarray(x), dtype=torch.float32)
+    n, d = samples.shape
+    mean = samples.mean(dim=0)
+    centred = samples - mean
+    if d <= n:
+        values, axes = torch.linalg.eigh((centred.T @ centred).double())
+        keep = values > values[-1].clamp_min(1e-30) * 1e-10
+        values, axes = values[keep], axes[:, keep]
+        left = (centred @ axes.float()).double() / values.sqrt()  # (N, R), orthonormal columns
+    else:
+        values, left = torch.linalg.eigh((centred @ centred.T).double())
+        keep = values > values[-1].clamp_min(1e-30) * 1e-10
+        values, left = values[keep], left[:, keep]
+        axes = (centred.T @ (left / values.sqrt()).float()).double()  # (D, R)
+    target = torch.nn.functional.one_hot(torch.as_tensor(y, dtype=torch.int64), num_classes).double()
+    share = target.mean(dim=0)
+    projected = left.T @ (target - share)  # (R, K)
+    squared = left.square()
+    best: tuple[float, float, torch.Tensor] | None = None
+    for value in sorted(lambdas or DEFAULT_LAMBDAS, reverse=True):
+        shrink = values / (values + n * value)  # (R,)
+        fitted = share + left @ (shrink[:, None] * projected)
+        leverage = (1.0 / n + squared @ shrink).clamp_max(1 - 1e-9)
+        loo = target - (target - fitted) / (1 - leverage)[:, None]
+        error = float((target - loo).square().mean())
+        if best is None or error < best[0]:
+            best = (error, value, loo)
+    assert best is not None
+    error, value, loo = best
+    weight = (axes @ ((values.sqrt() / (values + n * value))[:, None] * projected)).T  # (K, D)
+    bias = share - weight @ mean.double()
+    return RidgeFit(weight.float().numpy(), bias.float().numpy(), value, loo.float().numpy(), error)
+
+
+def fit_temperature(scores: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+    """The factor that turns scores (N, K) into logits of least log-loss, and each sample's loss (N,).
+
+    The loss is convex in the factor; bisection on its derivative over [1e-2, 1e3].
+    """
+    s = torch.as_tensor(scores, dtype=torch.float64)
+    label = torch.as_tensor(y, dtype=torch.int64)[:, None]
+    at_label = s.gather(1, label)[:, 0]
+
+    def slope(factor: float) -> float:
+        return float(((torch.softmax(factor * s, dim=1) * s).sum(dim=1) - at_label).mean())
+
+    low, high = -2.0, 3.0
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        if slope(10.0**middle) > 0:
+            high = middle
+        else:
+            low = middle
+    factor = 10.0**low
+    losses = torch.logsumexp(factor * s, dim=1) - factor * at_label
+    return float(factor), losses.numpy()
