@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,12 @@ def pretrain(recipe: PretrainRecipe, listener: Listener | None = None) -> dict[s
     if run.restore():
         listener.on_message(f"Going on at step {run.step:,} of {run.steps:,}.")
     run.fit()
-    return finish(run, listener)
+    with run.average.applied():
+        return finish(run, listener)
 
 
 def finish(run: Pretraining, listener: Listener) -> dict[str, Any]:
-    """Fit the test size, then write weights, card and statistics of the averaged weights."""
+    """Fit the test size, then write weights, card and statistics of the weights in the model."""
     recipe, out = run.recipe, Path(run.recipe.out)
     accuracies = {size: run.accuracy(size) for size in recipe.test_sizes}
     size = max(accuracies, key=lambda s: (accuracies[s], -s))
@@ -68,14 +70,14 @@ def finish(run: Pretraining, listener: Listener) -> dict[str, Any]:
 
 
 def save_weights(run: Pretraining, path: Path) -> str:
-    """The averaged weights as fp16 safetensors with the class names in the metadata; returns the sha256."""
+    """The weights as fp16 safetensors with the class names in the metadata; returns the sha256."""
     import hashlib
     import json
 
     from safetensors.torch import save
 
     tensors = {name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
-               for name, value in run.average.state_dict().items() if not name.endswith("num_batches_tracked")}
+               for name, value in run.model.state_dict().items() if not name.endswith("num_batches_tracked")}
     data = save(tensors, {"arch": run.recipe.arch, "classes": json.dumps(run.train_set.classes), "format": "pt"})
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
@@ -84,12 +86,13 @@ def save_weights(run: Pretraining, path: Path) -> str:
 
 def measure_statistics(run: Pretraining, size: int) -> SourceStatistics:
     """Statistics of the pooled stage features on training images, quantiles on val."""
-    from finetune.zoo.backbone import Backbone
     from finetune.zoo.card import ModelCard
+    from finetune.zoo.create import wrap
 
     card = ModelCard(name=run.recipe.name, source="local", arch=run.recipe.arch, args=dict(run.recipe.args), size=size,
                      crop_pct=1.0, mean=run.recipe.mean, std=run.recipe.std)
-    backbone = Backbone(run.average.eval(), card)
+    # wrap() takes the classifier out of the model that it is given.
+    backbone = wrap(copy.deepcopy(run.model).eval(), card)
     some = order(len(run.train_set), 0, run.recipe.seed)[:STATISTICS_IMAGES].sort().values
     train = StoredImages(run.train_set.images[some.numpy()], run.train_set.labels[some], run.train_set.classes)
     return SourceStatistics.measure(_taps(run, backbone, train, size), _taps(run, backbone, run.val_set, size))

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from finetune.data.decode import open_rgb
 from finetune.errors import DataError
 from finetune.files import atomic_path
 
@@ -64,7 +65,7 @@ def store(folder: Path, cache: Path, size: int, classes: tuple[str, ...] | None 
 
 
 def _square(path: Path, size: int) -> np.ndarray:
-    image = Image.open(path).convert("RGB")
+    image = open_rgb(path)
     if image.size != (size, size):
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2

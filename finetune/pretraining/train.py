@@ -11,13 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetune.errors import ConfigError, TrainingError, did_you_mean
+from finetune.errors import ConfigError, Interrupted, TrainingError, did_you_mean
 from finetune.events import Listener
 from finetune.files import atomic_path
 from finetune.pretraining.images import StoredImages, crop_and_flip, evaluation_batches, generator_for, order
 from finetune.pretraining.recipe import PretrainRecipe
+from finetune.training.ema import Average
+from finetune.training.engine import Engine
+from finetune.training.interrupt import StopRequest
+from finetune.training.optim import decays
+from finetune.training.precision import choose_precision
 
-STATE_VERSION = 1
+FORMAT = 1
+_SHOW_SECONDS = 20
 
 
 def build(recipe: PretrainRecipe, num_classes: int) -> nn.Module:
@@ -40,14 +46,12 @@ class Pretraining:
         self.recipe, self.train_set, self.val_set, self.device = recipe, train, val, device
         self.listener = listener or Listener()
         self.model = build(recipe, len(train.classes)).to(device)
-        self.average = build(recipe, len(train.classes)).to(device).requires_grad_(False)
-        self.average.load_state_dict(self.model.state_dict())
+        self.average = Average(self.model.state_dict(), recipe.ema)
         self.optimizer = _optimizer(recipe, self.model)
         self.step = 0
         self.seconds = 0.0
         self.mean = torch.tensor(recipe.mean, device=device).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(recipe.std, device=device).view(1, 3, 1, 1) * 255
-        self.autocast = False
         self.state_file = Path(recipe.out) / "state.pt"
 
     @property
@@ -59,27 +63,38 @@ class Pretraining:
         return max(1, round(self.recipe.epochs * self.steps_per_epoch))
 
     def fit(self) -> None:
-        """Train to the last step, saving every ``checkpoint_seconds``. Raises TrainingError on NaN."""
-        self.autocast = self._choose_bf16()
-        saved = began = time.monotonic()
-        before = self.seconds
-        shown, images, correct, total_loss = began, 0, 0.0, 0.0
-        while self.step < self.steps:
-            loss, right = self._train_step(self.step)
-            self.step += 1
-            now = time.monotonic()
-            self.seconds = before + now - began
-            images, correct, total_loss = images + self.recipe.batch_size, correct + right, total_loss + loss * self.recipe.batch_size
-            if now - shown > 20 or self.step == self.steps:
-                self._log(images, correct, total_loss, now - shown)
-                shown, images, correct, total_loss = now, 0, 0.0, 0.0
-            if now - saved > self.recipe.checkpoint_seconds or self.step == self.steps:
-                self.save()
-                saved = now
-            if self.step % self.steps_per_epoch == 0:
-                self._log_epoch()
+        """Train to the last step, saving every ``checkpoint_seconds``.
 
-    def _train_step(self, step: int) -> tuple[float, float]:
+        Raises TrainingError where the loss is no longer a number, and Interrupted, after saving, on Ctrl-C
+        or SIGTERM.
+        """
+        engine = self._engine()
+        saved = shown = began = time.monotonic()
+        before = self.seconds
+        images, correct, total_loss = 0, 0.0, 0.0
+        with StopRequest(self.recipe.out) as stop:
+            stop.immediate = False
+            while self.step < self.steps:
+                loss, right = self._train_step(self.step, engine)
+                self.step += 1
+                now = time.monotonic()
+                self.seconds = before + now - began
+                batch = self.recipe.batch_size
+                images, correct, total_loss = images + batch, correct + right, total_loss + loss * batch
+                last = self.step == self.steps or stop.requested
+                if now - shown > _SHOW_SECONDS or last:
+                    self._log(images, correct, total_loss, now - shown)
+                    shown, images, correct, total_loss = now, 0, 0.0, 0.0
+                if now - saved > self.recipe.checkpoint_seconds or last:
+                    self.save()
+                    saved = now
+                if self.step % self.steps_per_epoch == 0:
+                    self._log_epoch()
+                if stop.requested:
+                    raise Interrupted(f"Stopped at step {self.step:,} of {self.steps:,}; state saved. "
+                                      "The same command goes on from there.")
+
+    def _train_step(self, step: int, engine: Engine) -> tuple[float, float]:
         recipe = self.recipe
         epoch, position = divmod(step, self.steps_per_epoch)
         progress = step / self.steps
@@ -89,7 +104,7 @@ class Pretraining:
         images = crop_and_flip(images, size, recipe.min_scale, generator)  # (B, 3, size, size)
         labels = self.train_set.labels[index].to(self.device)
         self.model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        with engine.autocast():
             logits = self.model(images)  # (B, K)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
         if not torch.isfinite(loss):
@@ -97,23 +112,10 @@ class Pretraining:
                                 f"too high: delete {self.state_file} and try lr={recipe.lr / 2:g}.")
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.lr_at(progress)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if recipe.clip_grad is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
-        self.optimizer.step()
-        self._update_average()
+        engine.backward(loss)
+        engine.step(recipe.clip_grad)
+        self.average.update()
         return loss.item(), (logits.argmax(1) == labels).sum().item()
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        # Young averages forget faster, or the random start would linger in them.
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 255] to the units the network sees."""
@@ -121,20 +123,20 @@ class Pretraining:
 
     @torch.inference_mode()
     def accuracy(self, size: int, limit: int | None = None) -> float:
-        """Top-1 of the averaged weights on val at this size (pixels)."""
-        self.average.eval()
+        """Top-1 of the present weights on val at this size (pixels); use it inside ``average.applied()``."""
+        self.model.eval()
         right = seen = 0
         for images, labels in evaluation_batches(self.val_set, size):
             if limit is not None and seen >= limit:
                 break
-            logits = self.average(self.normalise(images.to(self.device)).contiguous(memory_format=torch.channels_last))
-            right += int((logits.argmax(1).cpu() == labels).sum())
+            images = self.normalise(images.to(self.device)).contiguous(memory_format=torch.channels_last)
+            right += int((self.model(images).argmax(1).cpu() == labels).sum())
             seen += len(labels)
         return right / seen
 
     def save(self) -> None:
         """Write the state atomically: a killed writer leaves the previous one."""
-        state = {"version": STATE_VERSION, "step": self.step, "seconds": self.seconds, "model": self.model.state_dict(),
+        state = {"format": FORMAT, "step": self.step, "seconds": self.seconds, "model": self.model.state_dict(),
                  "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict(),
                  "steps_per_epoch": self.steps_per_epoch, "arch": self.recipe.arch}
         with atomic_path(self.state_file) as temporary:
@@ -154,10 +156,16 @@ class Pretraining:
         self.step, self.seconds = state["step"], state["seconds"]
         return True
 
-    def _choose_bf16(self) -> bool:
-        if self.recipe.precision != "auto":
-            return self.recipe.precision == "bf16"
-        return measured_bf16(self.model, self.recipe, self.device)
+    def _engine(self) -> Engine:
+        recipe = self.recipe
+        batch = torch.randn(min(32, recipe.batch_size), 3, *[recipe.size_at(1.0)] * 2, device=self.device)
+        left = (self.steps - self.step) * recipe.batch_size
+        precision = choose_precision(self.model, lambda model, x: model(x), batch, device=self.device,
+                                     wanted=recipe.precision, channels_last=True, images=left)  # fmt: skip
+        self.listener.on_message(f"Training in {precision}.")
+        engine = Engine(self.device, precision)
+        engine.prepare(self.optimizer)
+        return engine
 
     def _log(self, images: int, correct: float, total_loss: float, seconds: float) -> None:
         left = (self.steps - self.step) * self.recipe.batch_size * seconds / max(images, 1)
@@ -171,7 +179,8 @@ class Pretraining:
     def _log_epoch(self) -> None:
         row: dict[str, Any] = {"epoch": self.step // self.steps_per_epoch, "step": self.step, "seconds": self.seconds}
         size = self.recipe.size_at((self.step - 1) / self.steps)
-        row["val_size"], row["val_accuracy"] = size, self.accuracy(size, limit=2500)
+        with self.average.applied():
+            row["val_size"], row["val_accuracy"] = size, self.accuracy(size)
         self._write(row)
         self.listener.on_epoch(row)
 
@@ -180,28 +189,10 @@ class Pretraining:
             log.write(json.dumps(row) + "\n")
 
 
-def measured_bf16(model: nn.Module, recipe: PretrainRecipe, device: torch.device) -> bool:
-    """Whether a training step is faster in bf16 here: CPUs without the instructions are far slower."""
-    size, n = recipe.size_at(1.0), min(32, recipe.batch_size)
-    images = torch.randn(n, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    timings = {}
-    for enabled in (False, True):
-        for _ in range(3):
-            begun = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-                model(images).float().logsumexp(1).sum().backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            timings[enabled] = min(timings.get(enabled, float("inf")), time.perf_counter() - begun)
-    model.zero_grad(set_to_none=True)
-    model.load_state_dict(state)
-    return timings[True] < timings[False]
-
-
 def _optimizer(recipe: PretrainRecipe, model: nn.Module) -> torch.optim.Optimizer:
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
+    named = list(model.named_parameters())
+    decayed = [p for n, p in named if decays(n, p)]
+    plain = [p for n, p in named if not decays(n, p)]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,13 @@ import torch
 import yaml
 from PIL import Image
 
-from finetune.errors import ConfigError, DataError, TrainingError
+from finetune.errors import ConfigError, DataError, Interrupted, TrainingError
 from finetune.features.source import SourceStatistics
 from finetune.pretraining.finish import pretrain
 from finetune.pretraining.images import crop_and_flip, order, store
 from finetune.pretraining.recipe import PretrainRecipe
 from finetune.pretraining.train import Pretraining
+from finetune.training.engine import Engine
 
 
 @pytest.fixture
@@ -81,15 +83,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one(source: Path, tmp_path: Path)
     whole = build(recipe_for(source, tmp_path / "whole"))
     whole.fit()
     stopped = build(recipe_for(source, tmp_path / "parts"))
-    for step in range(9):  # in the middle of the second epoch
-        stopped._train_step(step)
-        stopped.step += 1
-    stopped.save()
+    take = stopped._train_step
+
+    def stop_in_the_second_epoch(step: int, engine: Engine) -> tuple[float, float]:
+        if step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(step, engine)
+
+    stopped._train_step = stop_in_the_second_epoch  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match="Stopped at step 9 of 24; state saved. The same command goes on"):
+        stopped.fit()
     resumed = build(recipe_for(source, tmp_path / "parts"))
     assert resumed.restore()
     resumed.fit()
-    for name, value in whole.average.state_dict().items():
-        assert torch.equal(value, resumed.average.state_dict()[name]), name
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+        assert torch.equal(whole.average.state_dict()["mean"][name], resumed.average.state_dict()["mean"][name]), name
 
 
 def test_sigkill_in_mid_training_loses_at_most_a_checkpoint_interval(source: Path, tmp_path: Path) -> None:
@@ -99,7 +108,7 @@ def test_sigkill_in_mid_training_loses_at_most_a_checkpoint_interval(source: Pat
         "import json, os, signal, sys\nfrom finetune.pretraining.finish import pretrain\n"
         "from finetune.pretraining.recipe import PretrainRecipe\nfrom finetune.pretraining.train import Pretraining\n"
         "take = Pretraining._train_step\n"
-        "def step(self, n):\n    if n == 13: os.kill(os.getpid(), signal.SIGKILL)\n    return take(self, n)\n"
+        "def step(self, n, engine):\n    if n == 13: os.kill(os.getpid(), signal.SIGKILL)\n    return take(self, n, engine)\n"
         "Pretraining._train_step = step\npretrain(PretrainRecipe.model_validate(json.loads(sys.argv[1])))\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, recipe.model_dump_json()], check=False, env=os.environ)

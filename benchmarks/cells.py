@@ -1,0 +1,158 @@
+"""Does the textbook's table hold? Every strategy on data sets of all four cells, with confidence.
+
+    python benchmarks/cells.py --root DIR [--only NAME ...] [--seeds 3] [--out benchmarks/cells.csv]
+
+DIR holds the unpacked data sets. Rows are appended as they are measured and never measured twice, so the command can
+be stopped and started again; `--table` prints the Markdown table of the README from the CSV. Training images are at
+most ``--limit`` of a class and epochs at most ``--epochs``, to fit a two-core machine: both are columns of the CSV,
+the same for every strategy of a data set, so rows of one data set compare with each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+STRATEGIES = ("linear", "multistage", "partial", "full", "scratch", "auto")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table: a data set at one size."""
+
+    name: str
+    folder: str
+    cell: str
+    """What a person would say of it: similar or different, little or much."""
+    per_class: int | None = None
+
+
+CASES = (
+    Case("tinyimagenet_target25, 10 a class", "tinyimagenet_target25", "similar, little", 10),
+    Case("hymenoptera", "hymenoptera", "similar, little"),
+    Case("brain_mri", "brain_mri", "different, little"),
+    Case("edges", "edges", "different, little"),
+    Case("gtsrb", "gtsrb", "different, much"),
+    Case("flowers_thumb", "flowers_thumb", "similar, much"),
+    Case("mnist_png", "mnist_png", "different, much"),
+    Case("tinyimagenet_target25", "tinyimagenet_target25", "similar, much"),
+)
+COLUMNS = ("case", "cell", "backbone", "strategy", "chosen", "seed", "accuracy", "low", "high", "test_n", "train_n",
+           "seconds", "trained_parameters", "image_size", "limit", "epochs", "version", "machine", "date")  # fmt: skip
+
+
+def key(row: dict[str, str]) -> tuple[str, ...]:
+    return tuple(row[k] for k in ("case", "backbone", "strategy", "seed", "image_size", "limit", "epochs"))
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
+def measure(case: Case, strategy: str, seed: int, options: argparse.Namespace) -> dict[str, object]:
+    import finetune
+
+    limit = min(filter(None, (case.per_class, options.limit)), default=None)
+    scratch = tempfile.mkdtemp()
+    try:
+        recipe = {
+            "data": {"path": str(options.root / case.folder), "limit_per_class": limit, "image_size": options.image_size},
+            "backbone": options.backbone, "strategy": strategy, "seed": seed, "out": f"{scratch}/run",
+            "train": {"epochs": options.epochs},
+        }  # fmt: skip
+        result = finetune.run(recipe).result
+    finally:
+        shutil.rmtree(scratch)
+    test = result["test"]
+    return {"case": case.name, "cell": case.cell, "backbone": Path(options.backbone).stem, "strategy": strategy,
+            "chosen": result.get("chosen", strategy), "seed": seed, "accuracy": round(test["accuracy"], 4),
+            "low": round(test["interval"][0], 4), "high": round(test["interval"][1], 4), "test_n": test["n"],
+            "train_n": result.get("train", {}).get("n", ""), "seconds": round(result["seconds"], 1),
+            "trained_parameters": result["trained_parameters"], "image_size": options.image_size or "",
+            "limit": limit or "", "epochs": options.epochs or "", "version": finetune.__version__,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
+            "date": datetime.date.today().isoformat()}  # fmt: skip
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Markdown: mean accuracy over seeds [min..max], the best of each row in bold."""
+    lines = []
+    for backbone in sorted({r["backbone"] for r in rows}):
+        mine = [r for r in rows if r["backbone"] == backbone]
+        lines += [f"**{backbone}**", "", "| data set | cell | train / test images | " + " | ".join(STRATEGIES) + " |",
+                  "|---" * (3 + len(STRATEGIES)) + "|"]
+        for case in CASES:
+            here = [r for r in mine if r["case"] == case.name]
+            if not here:
+                continue
+            found = {s: [100 * float(r["accuracy"]) for r in here if r["strategy"] == s] for s in STRATEGIES}
+            best = max(statistics.mean(v) for v in found.values() if v)
+            cells = []
+            for strategy, values in found.items():
+                if not values:
+                    cells.append("")
+                    continue
+                text = f"{statistics.mean(values):.1f}"
+                text = f"**{text}**" if statistics.mean(values) == best else text
+                spread = f" [{min(values):.1f}..{max(values):.1f}]" if len(values) > 1 else ""
+                chosen = sorted({r["chosen"] for r in here if r["strategy"] == "auto"}) if strategy == "auto" else []
+                cells.append(text + spread + (f" ({', '.join(chosen)})" if chosen else ""))
+            sizes = f"{here[0]['train_n']} / {here[0]['test_n']}"
+            lines.append(f"| {case.name} | {case.cell} | {sizes} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/cells.csv"))
+    parser.add_argument("--only", nargs="*", help="names of data sets (default: all)")
+    parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES), choices=STRATEGIES)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--backbone", default="embedded")
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--limit", type=int, help="training images of a class, at most")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--table", action="store_true", help="print the table of the CSV and stop")
+    options = parser.parse_args()
+    if options.table:
+        print(table(read(options.out)))
+        return
+    if options.root is None:
+        parser.error("--root DIR: the folder with the unpacked data sets")
+    new = not options.out.exists()
+    with options.out.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if new:
+            writer.writeheader()
+        for seed in range(options.seeds):
+            for case in CASES:
+                if options.only and case.name not in options.only:
+                    continue
+                for strategy in options.strategies:
+                    limit = min(filter(None, (case.per_class, options.limit)), default=None)
+                    wanted = (case.name, Path(options.backbone).stem, strategy, str(seed), str(options.image_size or ""),
+                              str(limit or ""), str(options.epochs or ""))  # fmt: skip
+                    if wanted in {key(r) for r in read(options.out)}:
+                        continue
+                    row = measure(case, strategy, seed, options)
+                    writer.writerow(row)
+                    file.flush()
+                    print(f"{case.name}, {strategy}, seed {seed}: {row['accuracy']:.3f} in {row['seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
