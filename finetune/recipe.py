@@ -180,7 +180,9 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     return keys
 
 
-def apply_overrides(tree: Mapping[str, Any], assignments: Iterable[str], model: type[BaseModel]) -> dict[str, Any]:
+def apply_overrides(
+    tree: Mapping[str, Any], assignments: Iterable[str], model: type[BaseModel], source: str = "the command line"
+) -> dict[str, Any]:
     """Apply ``key=value`` strings (values are YAML); raises ConfigError with all unknown keys."""
     result = _deep_copy(tree)
     known = known_keys(model)
@@ -212,7 +214,7 @@ def apply_overrides(tree: Mapping[str, Any], assignments: Iterable[str], model: 
             node = child
         node[leaf] = value
     if problems:
-        raise ConfigError(_join(problems, "the command line"))
+        raise ConfigError(_join(problems, source))
     return result
 
 
