@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from finetune.data.imageset import ImageInfo
 from finetune.errors import DataError
 
 MAX_PIXELS = 100_000_000
 """Default limit: a 10,000 x 10,000 photo; a decompression bomb is larger."""
 
-# The formats that show themselves by their first bytes. Left out on purpose: EPS (Pillow runs
-# Ghostscript for it), the stubs that never decode, and formats without a signature.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "MPO", "JPEG2000", "AVIF", "QOI", "ICO", "DIB",
-           "PCX", "SGI", "PSD", "DDS", "ICNS")  # fmt: skip
+# The formats that show themselves by their first bytes, the common ones first because Pillow loads the
+# plugins of the others only when they are asked for. Left out on purpose: EPS (Pillow runs Ghostscript for
+# it), the stubs that never decode, and formats without a signature.
+_COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")
+_RARE = ("WEBP", "TIFF", "MPO", "JPEG2000", "AVIF", "QOI", "ICO", "DIB", "PCX", "SGI", "PSD", "DDS", "ICNS")
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .ppm .pgm .pbm .pnm .pfm .webp .tif .tiff .mpo .jp2 .j2k .avif"
@@ -53,26 +55,52 @@ def open_rgb(source: str | Path | bytes, max_pixels: int = MAX_PIXELS, name: str
     except OSError as error:
         raise DataError(f"Image {shown!r} must be a readable file. Got {error.strerror} instead.") from None
     try:
-        return decode(data, max_pixels, Path(shown).suffix.lower())[0]
+        return decode(data, max_pixels, Path(shown).suffix.lower())
     except DataError as problem:
         raise DataError(
             f"Image {shown!r} must be a whole image file. Got one that {problem} instead. Replace or delete it."
         ) from None
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "") -> tuple[Image.Image, str]:
-    """The upright RGB image and the mode that the file had; DataError's message is the bare reason."""
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "") -> Image.Image:
+    """The upright RGB image; DataError's message is the bare reason."""
+    return _load(open_checked(data, max_pixels, suffix))
+
+
+def check(
+    data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "", room: int = 0
+) -> tuple[ImageInfo, Image.Image | None]:
+    """Make sure that a file is whole: decode it if it has at most ``room`` pixels, else as cheaply as is sure.
+
+    Cheaply means: a JPEG is decoded at 1/8, which reads every coefficient but computes 1/64 of the pixels;
+    of a PNG the checksum of every chunk is tested; everything else is decoded and dropped. The sizes are
+    upright. DataError's message is the bare reason.
+    """
     image = open_checked(data, max_pixels, suffix)
-    mode = image.mode
+    mode, (width, height) = image.mode, image.size
+    if width * height <= room:
+        rgb = _load(image)
+        return ImageInfo(rgb.width, rgb.height, mode), rgb
     try:
-        image.load()
-        return to_rgb(image), mode
-    except DataError:
-        raise
+        if image.format == "PNG" and getattr(image, "n_frames", 1) == 1:
+            orientation = _orientation(image)
+            image.verify()
+        else:
+            image.draft(mode, (max(1, width // 8), max(1, height // 8)))
+            image.load()
+            orientation = _orientation(image)
     except Exception as error:
-        # Decoders meet damaged bytes with OSError, SyntaxError, ValueError, IndexError, struct.error,
-        # zlib.error and others; whichever it is, the file is what is wrong, and the reason is kept.
-        raise DataError(f"is cut short or damaged ({_words(error)})") from None
+        raise _damaged(error) from None
+    return ImageInfo(height, width, mode) if orientation >= 5 else ImageInfo(width, height, mode), None
+
+
+def is_image(data: bytes, suffix: str = "") -> bool:
+    """Whether the first bytes are those of an image, whatever the file is called."""
+    try:
+        open_checked(data, suffix=suffix)
+    except DataError:
+        return False
+    return True
 
 
 def open_checked(data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "") -> ImageFile.ImageFile:
@@ -81,22 +109,47 @@ def open_checked(data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "") ->
         raise DataError("is empty (0 bytes)")
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # the user's own limit takes the place of Pillow's 89 megapixels
-    # TGA has no signature: believed only where the name says so.
-    formats = (*FORMATS, "TGA") if suffix == ".tga" else FORMATS
     try:
-        image = Image.open(io.BytesIO(data), formats=formats)
+        image = _identify(data, suffix)
     except UnidentifiedImageError:
         raise DataError("is not an image that Pillow can read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"has more than data.max_pixels={max_pixels:,} pixels") from None
-    except Exception as error:  # as above: any failure of a parser on these bytes is a fault of the bytes
-        raise DataError(f"is cut short or damaged ({_words(error)})") from None
+    except Exception as error:
+        raise _damaged(error) from None
     width, height = image.size
     if width * height > max_pixels:
         raise DataError(f"has {width} x {height} pixels, more than data.max_pixels={max_pixels:,}")
     if width < 1 or height < 1:
         raise DataError(f"has no pixels ({width} x {height})")
     return image
+
+
+def _load(image: ImageFile.ImageFile) -> Image.Image:
+    try:
+        image.load()
+        return to_rgb(image)
+    except DataError:
+        raise
+    except Exception as error:
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> DataError:
+    """Parsers and decoders meet damaged bytes with OSError, SyntaxError, ValueError, IndexError, struct.error,
+    zlib.error and more. Whichever it is, the bytes are what is wrong; the decoder's words are kept."""
+    words = str(error).strip().rstrip(".") or type(error).__name__
+    return DataError(f"is cut short or damaged ({words})")
+
+
+def _identify(data: bytes, suffix: str) -> ImageFile.ImageFile:
+    try:
+        return Image.open(io.BytesIO(data), formats=_COMMON)
+    except UnidentifiedImageError:
+        Image.init()
+        # TGA has no signature: believed only where the name says so.
+        wanted = (*_RARE, "TGA") if suffix == ".tga" else _RARE
+        return Image.open(io.BytesIO(data), formats=[f for f in wanted if f in Image.OPEN])
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -168,7 +221,3 @@ def _from_deep(image: Image.Image) -> Image.Image:
         scaled = (values - low) * (255.0 / max(high - low, 1e-12))
     grey = np.rint(scaled).astype(np.uint8)
     return Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2))
-
-
-def _words(error: Exception) -> str:
-    return str(error).strip().rstrip(".") or type(error).__name__

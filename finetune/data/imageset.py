@@ -10,6 +10,16 @@ import numpy as np
 from PIL import Image
 
 
+@dataclass(frozen=True)
+class ImageInfo:
+    """What is known about an image without keeping its pixels."""
+
+    width: int
+    height: int
+    mode: str
+    """Pillow's colour mode as stored: RGB, L, P, CMYK, I;16 ..."""
+
+
 class ImageSet(ABC):
     """Labelled images by index. Implementations decode one image at a time; callers batch and cache."""
 
@@ -23,7 +33,10 @@ class ImageSet(ABC):
 
     @abstractmethod
     def load(self, index: int) -> Image.Image:
-        """The image as RGB, EXIF rotation applied. Raises DataError where it cannot be decoded."""
+        """The image as RGB, EXIF rotation applied. Raises DataError where it cannot be decoded.
+
+        The image may be shared with other callers: make a copy before drawing on it.
+        """
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -32,6 +45,11 @@ class ImageSet(ABC):
     @abstractmethod
     def fingerprint(self, index: int) -> bytes:
         """Digest of the image's bytes: the key of everything cached about it."""
+
+    def info(self, index: int) -> ImageInfo:
+        """Size and stored mode; sets that know them without decoding override this."""
+        image = self.load(index)
+        return ImageInfo(image.width, image.height, image.mode)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
         """A view on some of the images, in the given order."""
@@ -54,6 +72,9 @@ class Subset(ImageSet):
 
     def fingerprint(self, index: int) -> bytes:
         return self.base.fingerprint(int(self.indices[index]))
+
+    def info(self, index: int) -> ImageInfo:
+        return self.base.info(int(self.indices[index]))
 
 
 class Joined(ImageSet):
@@ -79,6 +100,10 @@ class Joined(ImageSet):
     def fingerprint(self, index: int) -> bytes:
         part, i = self._where(index)
         return part.fingerprint(i)
+
+    def info(self, index: int) -> ImageInfo:
+        part, i = self._where(index)
+        return part.info(i)
 
 
 @dataclass(frozen=True)

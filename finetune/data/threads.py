@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
+
+from finetune.runtime import available_cores
 
 CHUNK = 32
 """Images a task: large enough that handing over tasks costs nothing against decoding."""
@@ -14,8 +15,7 @@ CHUNK = 32
 def worker_count(workers: int | Literal["auto"] = "auto") -> int:
     """How many threads decode: the recipe's number, or one a core this process may use, at most 8."""
     if workers == "auto":
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(8, usable))
+        return min(8, available_cores())
     return max(1, workers)
 
 

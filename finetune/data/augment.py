@@ -1,0 +1,219 @@
+"""Training augmentations: torchvision's v2 operations, with every random number drawn from one given generator.
+
+torchvision's own transform classes draw from torch's global generator. That cannot be shared by threads that
+decode ahead of the training loop: neither the batches nor the network's dropout would repeat after a resume.
+So the parameters are drawn here, from a NumPy generator that belongs to one sample of one epoch, and the
+pixels are made by ``torchvision.transforms.v2.functional``. It is imported with the first image that needs it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from finetune.data.preprocessing import Preprocessing
+from finetune.data.transforms import evaluate_pixels, pil_filter, resize, short_side_size
+
+if TYPE_CHECKING:
+    import torch
+
+Box = tuple[int, int, int, int]
+
+
+class Augmentation(ABC):
+    """RGB image -> uint8 pixels of the network's input size. The same generator gives the same pixels."""
+
+    def __init__(self, prep: Preprocessing, flip: bool = True) -> None:
+        self.prep, self.flip = prep, flip
+
+    @abstractmethod
+    def original(self, image: Image.Image) -> Image.Image:
+        """What to keep of a decoded image: all that ``pixels`` can make use of, and no more."""
+
+    @abstractmethod
+    def pixels(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        """(S, S, 3) uint8 from an image that went through ``original``."""
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
+        """(3, S, S) uint8 from any RGB image."""
+        import torch
+
+        made = self.pixels(self.original(image), rng)
+        return torch.from_numpy(np.ascontiguousarray(made.transpose(2, 0, 1)))
+
+
+class NoAugmentation(Augmentation):
+    """The evaluation image."""
+
+    def original(self, image: Image.Image) -> Image.Image:
+        return Image.fromarray(evaluate_pixels(image, self.prep))
+
+    def pixels(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        return np.asarray(image)
+
+
+class _Cropped(Augmentation):
+    """Random resized crop, left-right flip, then what the policy adds to the small image."""
+
+    scale: ClassVar[tuple[float, float]]
+    """Share of the image's area that the crop covers."""
+    ratio: ClassVar[tuple[float, float]]
+    """Width over height of the crop, before it is made square."""
+
+    def original(self, image: Image.Image) -> Image.Image:
+        # The smallest crop of a larger image would still have more pixels than the network's input.
+        short = math.ceil(self.prep.size / math.sqrt(self.scale[0]))
+        if min(image.size) <= short:
+            return image
+        return resize(image, short_side_size(image.size, short), self.prep.interpolation)
+
+    def pixels(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        side = self.prep.size
+        box = crop_box(image.size, self.scale, self.ratio, rng)
+        small = image.resize((side, side), pil_filter(self.prep.interpolation), box=box)
+        if self.flip and rng.random() < 0.5:
+            small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return self.finish(small, rng)
+
+    def finish(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        """(S, S, 3) uint8 from the cropped image."""
+        return np.asarray(image)
+
+
+class Light(_Cropped):
+    """For little data close to the source: the object stays whole and keeps its colours."""
+
+    scale, ratio = (0.7, 1.0), (0.9, 1.11)
+
+
+class Standard(_Cropped):
+    """The usual recipe for finetuning, with the crops of timm's and mild colour jitter."""
+
+    scale, ratio = (0.35, 1.0), (3 / 4, 4 / 3)
+    strength: ClassVar[float] = 0.2
+    """Brightness, contrast and saturation are multiplied by a factor in 1 +- strength, in random order."""
+
+    def finish(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        import torchvision.transforms.v2.functional as F
+
+        changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
+        factors = rng.uniform(1 - self.strength, 1 + self.strength, size=3)
+        for which in rng.permutation(3):
+            image = changes[which](image, float(factors[which]))
+        return np.asarray(image)
+
+
+class Strong(_Cropped):
+    """For much data or long training: TrivialAugment Wide (https://arxiv.org/abs/2103.10158) and erasing."""
+
+    scale, ratio = (0.25, 1.0), (3 / 4, 4 / 3)
+    erase: ClassVar[float] = 0.25
+    """Probability that a rectangle of 2-20% of the area is filled with the mean colour."""
+
+    def finish(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        colour = tuple(round(255 * v) for v in self.prep.mean)
+        made = np.asarray(trivial_augment(image, rng, colour))
+        if rng.random() < self.erase:
+            left, top, right, bottom = crop_box(image.size, (0.02, 0.2), (0.3, 3.3), rng)
+            made = made.copy()
+            made[top:bottom, left:right] = colour
+        return made
+
+
+def crop_box(
+    size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> Box:
+    """(left, top, right, bottom) as in Inception's random resized crop, torchvision's parameters.
+
+    Ten tries for a box of the drawn area and ratio that fits; else the largest centred one of an allowed ratio.
+    """
+    width, height = size
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+            return left, top, left + w, top + h
+    shape = min(max(width / height, ratio[0]), ratio[1])
+    w, h = min(width, max(1, round(height * shape))), min(height, max(1, round(width / shape)))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def trivial_augment(image: Image.Image, rng: np.random.Generator, fill: Sequence[int]) -> Image.Image:
+    """One of fourteen operations at a random one of 31 strengths: torchvision's TrivialAugmentWide.
+
+    Shifts are up to 1/7 of the side, which is the paper's 32 pixels at 224.
+    """
+    name = _NAMES[int(rng.integers(len(_NAMES)))]
+    level = int(rng.integers(31)) / 30
+    sign = 1.0 if rng.random() < 0.5 else -1.0
+    made: Image.Image = _OPERATIONS[name](image, level, sign, list(fill))
+    return made
+
+
+def _affine(image: Image.Image, fill: list[int], translate: list[int], shear: list[float]) -> Any:
+    import torchvision.transforms.v2.functional as F
+
+    # A shear keeps the upper left corner, as in torchvision's TrivialAugmentWide; a shift has no centre.
+    centre = [0.0, 0.0] if any(shear) else None
+    return F.affine(image, angle=0.0, translate=translate, scale=1.0, shear=shear, fill=fill, center=centre)
+
+
+def _functional(name: str, *args: Any, **kwargs: Any) -> Any:
+    import torchvision.transforms.v2.functional as F
+
+    return getattr(F, name)(*args, **kwargs)
+
+
+def _degrees(level: float, sign: float) -> float:
+    return math.degrees(math.atan(sign * 0.99 * level))
+
+
+def _shift(image: Image.Image, level: float, sign: float) -> int:
+    return int(sign * level * image.width / 7)
+
+
+def _enhance(name: str) -> Callable[..., Any]:
+    return lambda image, level, sign, fill: _functional(f"adjust_{name}", image, 1.0 + sign * 0.99 * level)
+
+
+_OPERATIONS: dict[str, Callable[[Image.Image, float, float, list[int]], Any]] = {
+    "identity": lambda image, level, sign, fill: image,
+    "shear_x": lambda image, level, sign, fill: _affine(image, fill, [0, 0], [_degrees(level, sign), 0.0]),
+    "shear_y": lambda image, level, sign, fill: _affine(image, fill, [0, 0], [0.0, _degrees(level, sign)]),
+    "translate_x": lambda image, level, sign, fill: _affine(image, fill, [_shift(image, level, sign), 0], [0.0, 0.0]),
+    "translate_y": lambda image, level, sign, fill: _affine(image, fill, [0, _shift(image, level, sign)], [0.0, 0.0]),
+    "rotate": lambda image, level, sign, fill: _functional("rotate", image, sign * 135.0 * level, fill=fill),
+    "brightness": _enhance("brightness"),
+    "color": _enhance("saturation"),
+    "contrast": _enhance("contrast"),
+    "sharpness": _enhance("sharpness"),
+    "posterize": lambda image, level, sign, fill: _functional("posterize", image, bits=round(8 - 6 * level)),
+    "solarize": lambda image, level, sign, fill: _functional("solarize", image, threshold=255.0 * (1 - level)),
+    "autocontrast": lambda image, level, sign, fill: _functional("autocontrast", image),
+    "equalize": lambda image, level, sign, fill: _functional("equalize", image),
+}
+_NAMES = tuple(_OPERATIONS)
+
+
+def flip_safe(classes: Sequence[str]) -> bool:
+    """Whether a mirrored image still is of its class, as far as the names tell.
+
+    Not where every name is a number or a single character (digits, letters, the numbered signs of a road
+    sign catalogue), nor where one says left or right.
+
+    >>> flip_safe(["daisy", "rose"]), flip_safe(["0", "1"]), flip_safe(["turn_left", "turn_right"])
+    (True, False, False)
+    """
+    names = [name.strip().lower() for name in classes]
+    if all(name.isdigit() or len(name) == 1 for name in names):
+        return False
+    words = {word for name in names for word in "".join(c if c.isalnum() else " " for c in name).split()}
+    return not words & {"left", "right", "clockwise", "anticlockwise", "counterclockwise"}

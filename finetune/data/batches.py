@@ -1,0 +1,170 @@
+"""Images as uint8 tensors: the evaluation set at once or in batches, the training set in shuffled epochs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from finetune.data import AUGMENTATIONS
+from finetune.data.augment import Augmentation, flip_safe
+from finetune.data.imageset import ImageSet
+from finetune.data.memory import BYTES_A_PIXEL, MEBI, budget
+from finetune.data.preprocessing import Preprocessing
+from finetune.data.threads import for_each, submit_chunks
+from finetune.data.transforms import evaluate_pixels
+
+T = TypeVar("T")
+
+_AHEAD = 2
+"""Batches being made while the network works on one."""
+_ORDER, _SAMPLE = 1, 2
+
+
+def eval_tensor(images: ImageSet, prep: Preprocessing, threads: int = 1) -> Tensor:
+    """All images as evaluation wants them: (N, 3, S, S) uint8, each decoded once. Raises DataError."""
+    out = torch.empty((len(images), 3, prep.size, prep.size), dtype=torch.uint8)
+    pixels = out.numpy()
+
+    def fill(index: int) -> None:
+        pixels[index] = evaluate_pixels(images.load(index), prep).transpose(2, 0, 1)
+
+    for_each(len(images), fill, threads)
+    return out
+
+
+def eval_batches(images: ImageSet, prep: Preprocessing, batch_size: int, threads: int = 1) -> Iterator[Tensor]:
+    """The same in order and in batches (B, 3, S, S) uint8, decoded in threads ahead of the consumer."""
+
+    def make(pool: ThreadPoolExecutor, number: int) -> tuple[Tensor, list[Future[None]]]:
+        start = number * batch_size
+        count = min(batch_size, len(images) - start)
+        out = torch.empty((count, 3, prep.size, prep.size), dtype=torch.uint8)
+        pixels = out.numpy()
+
+        def fill(index: int) -> None:
+            pixels[index] = evaluate_pixels(images.load(start + index), prep).transpose(2, 0, 1)
+
+        return out, submit_chunks(pool, count, fill, _chunk(count, threads))
+
+    return _ahead(make, 0, -(-len(images) // batch_size), threads)
+
+
+class TrainBatches:
+    """Shuffled, augmented batches of one training set.
+
+    The order of an epoch comes from (seed, epoch), the augmentation of a sample from (seed, epoch, sample)
+    alone: neither the number of threads, nor the memory, nor where an epoch is entered, nor any global
+    random state changes a pixel. Originals are decoded once, reduced to what the policy can use, and kept
+    while they fit into ``memory`` bytes; the others are decoded again each epoch.
+
+    Args:
+        images: the training set.
+        prep: the backbone's preprocessing; gives size and interpolation.
+        policy: a name in AUGMENTATIONS.
+        batch_size: images a batch. A single image that is left over joins the last batch: batch norm cannot
+            train on one.
+        seed: of order and augmentation.
+        threads: that decode and augment, one batch ahead.
+        flip: allow left-right flips; None asks the class names (``flip_safe``).
+        memory: bytes for originals; None is a quarter of what is free, at most 8 GiB.
+
+    Raises:
+        ConfigError: no such policy.
+        DataError: while iterating, where an image can no longer be decoded.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        prep: Preprocessing,
+        policy: str,
+        batch_size: int,
+        seed: int,
+        threads: int = 1,
+        *,
+        flip: bool | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self.images, self.prep, self.batch_size, self.seed = images, prep, batch_size, seed
+        self.threads = max(1, threads)
+        self.flip = flip_safe(images.classes) if flip is None else flip
+        self.augmentation: Augmentation = AUGMENTATIONS.get(policy)(prep, self.flip)
+        self._labels = torch.from_numpy(np.ascontiguousarray(images.labels, dtype=np.int64))
+        self._kept: dict[int, Image.Image] = {}
+        self._free = budget(8192 * MEBI, 1 / 4) if memory is None else memory
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        whole, rest = divmod(len(self.images), self.batch_size)
+        return whole + (rest > 1 or (rest == 1 and whole == 0))
+
+    def order(self, epoch: int) -> np.ndarray:
+        """(N,) the sample indices of an epoch in the order in which they come."""
+        return np.random.default_rng((self.seed, _ORDER, epoch)).permutation(len(self.images))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches number ``start`` and on: (B, 3, S, S) uint8 images and (B,) int64 labels."""
+        order, side = self.order(epoch), self.prep.size
+
+        def make(pool: ThreadPoolExecutor, number: int) -> tuple[tuple[Tensor, Tensor], list[Future[None]]]:
+            end = len(order) if number == len(self) - 1 else (number + 1) * self.batch_size
+            chosen = order[number * self.batch_size : end]
+            out = torch.empty((len(chosen), 3, side, side), dtype=torch.uint8)
+            pixels = out.numpy()
+
+            def fill(row: int) -> None:
+                sample = int(chosen[row])
+                rng = np.random.default_rng((self.seed, _SAMPLE, epoch, sample))
+                pixels[row] = self.augmentation.pixels(self._original(sample), rng).transpose(2, 0, 1)
+
+            labels = self._labels[torch.from_numpy(chosen)]
+            return (out, labels), submit_chunks(pool, len(chosen), fill, _chunk(len(chosen), self.threads))
+
+        return _ahead(make, start, len(self), self.threads)
+
+    def _original(self, sample: int) -> Image.Image:
+        kept = self._kept.get(sample)
+        if kept is not None:
+            return kept
+        image = self.augmentation.original(self.images.load(sample))
+        size = image.width * image.height * BYTES_A_PIXEL
+        # Two threads may both pass this test and overdraw the budget by an image: harmless.
+        if size <= self._free:
+            self._free -= size
+            self._kept[sample] = image
+        return image
+
+
+def _chunk(count: int, threads: int) -> int:
+    return max(1, -(-count // (2 * max(1, threads))))
+
+
+def _ahead(
+    make: Callable[[ThreadPoolExecutor, int], tuple[T, list[Future[None]]]], start: int, end: int, threads: int
+) -> Iterator[T]:
+    """Results of ``make`` in order, the next ones being made in threads while the consumer has one."""
+    waiting: deque[tuple[T, list[Future[None]]]] = deque()
+    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="finetune-data")
+    try:
+        for number in range(start, end):
+            waiting.append(make(pool, number))
+            if len(waiting) > _AHEAD:
+                yield _finished(waiting.popleft())
+        while waiting:
+            yield _finished(waiting.popleft())
+    finally:  # also where the consumer stops half way
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(job: tuple[T, list[Future[None]]]) -> T:
+    result, futures = job
+    for future in futures:
+        future.result()
+    return result

@@ -1,0 +1,135 @@
+"""Images in folders: every file is opened once, what cannot be read is set aside, the rest is an ImageSet."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from finetune.data.decode import MAX_PIXELS, check, is_image, open_rgb
+from finetune.data.imageset import ImageInfo, ImageSet, Quarantined
+from finetune.data.layout import looks_like_image
+from finetune.data.memory import BYTES_A_PIXEL, MEBI, budget
+from finetune.data.threads import for_each
+from finetune.errors import DataError
+
+MAX_FILE_BYTES = 1024 * MEBI
+"""A larger file is set aside unread: no photo is, and reading it would fill the memory."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A file that was opened and found whole."""
+
+    path: Path
+    name: str
+    """Path relative to the data folder."""
+    fingerprint: bytes
+    info: ImageInfo
+
+
+class Decoded:
+    """Images decoded while they were checked, kept while they fit, so that nothing is decoded twice."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+        self._images: dict[str, Image.Image] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def room(self) -> int:
+        """Pixels that still fit."""
+        return self._free // BYTES_A_PIXEL
+
+    def put(self, name: str, image: Image.Image) -> None:
+        """Keep an image if it fits."""
+        size = image.width * image.height * BYTES_A_PIXEL
+        with self._lock:
+            if size <= self._free:
+                self._free -= size
+                self._images[name] = image
+
+    def get(self, name: str) -> Image.Image | None:
+        """The image, or None where it has to be decoded again."""
+        return self._images.get(name)
+
+
+class FolderImages(ImageSet):
+    """Checked files with their labels. ``load`` may be called from several threads."""
+
+    def __init__(
+        self,
+        files: Sequence[Checked],
+        labels: np.ndarray,
+        classes: tuple[str, ...],
+        *,
+        max_pixels: int = MAX_PIXELS,
+        decoded: Decoded | None = None,
+    ) -> None:
+        self.files = tuple(files)
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.classes = classes
+        self._max_pixels = max_pixels
+        self._decoded = decoded or Decoded(0)
+
+    def load(self, index: int) -> Image.Image:
+        file = self.files[index]
+        kept = self._decoded.get(file.name)
+        return kept if kept is not None else open_rgb(file.path, self._max_pixels)
+
+    def name(self, index: int) -> str:
+        return self.files[index].name
+
+    def fingerprint(self, index: int) -> bytes:
+        return self.files[index].fingerprint
+
+    def info(self, index: int) -> ImageInfo:
+        return self.files[index].info
+
+
+def default_decoded() -> Decoded:
+    """Room for half a gibibyte, or an eighth of the free memory where that is less."""
+    return Decoded(budget(512 * MEBI, 1 / 8))
+
+
+def check_files(
+    root: Path, paths: Sequence[Path], *, max_pixels: int, workers: int, decoded: Decoded
+) -> list[Checked | Quarantined | None]:
+    """Open every file once, in threads. One result a path, in order.
+
+    A file whose name does not claim to be an image and whose bytes are none (notes.txt, Thumbs.db) gives
+    None; a damaged or oversized one, or a non-image called .jpg, gives Quarantined.
+    """
+    results: list[Checked | Quarantined | None] = [None] * len(paths)
+
+    def check_one(index: int) -> None:
+        results[index] = _check(root, paths[index], max_pixels, decoded)
+
+    for_each(len(paths), check_one, workers)
+    return results
+
+
+def _check(root: Path, path: Path, max_pixels: int, decoded: Decoded) -> Checked | Quarantined | None:
+    name, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
+    claims = looks_like_image(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            return Quarantined(name, f"is larger than {MAX_FILE_BYTES // MEBI} MiB") if claims else None
+        data = path.read_bytes()
+    except OSError as error:
+        return Quarantined(name, f"cannot be read ({error.strerror or error})") if claims else None
+    if not claims and not is_image(data, suffix):
+        return None
+    try:
+        info, image = check(data, max_pixels, suffix, decoded.room)
+    except DataError as problem:
+        return Quarantined(name, str(problem))
+    if image is not None:
+        decoded.put(name, image)
+    return Checked(path, name, hashlib.blake2b(data, digest_size=16).digest(), info)

@@ -1,0 +1,195 @@
+"""What a folder means: which files are candidates, of which class, in which split. Nothing is opened here."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetune.data.decode import IMAGE_SUFFIXES
+from finetune.errors import DataError
+
+_ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+          "dev": "val", "test": "test", "testing": "test"}  # fmt: skip
+_SKIPPED = {"__MACOSX", "@eaDir", "__pycache__", "$RECYCLE.BIN", "System Volume Information"}
+
+EXPECTED = "a folder with one sub-folder of images per class, with or without train/ val/ test/ above the classes"
+
+ClassFiles = dict[str, list[Path]]
+"""Class name -> files below that class folder, sorted."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Candidate files by split ("all" where the folder has no splits) and class."""
+
+    root: Path
+    splits: dict[str, ClassFiles]
+    folders: dict[str, str]
+    """Split -> the folder's own name (``valid``), for messages."""
+    notes: list[str] = field(default_factory=list)
+
+
+def find_layout(path: str | Path | None) -> Layout:
+    """Look at a data folder. Raises DataError where it is missing, empty or laid out otherwise."""
+    if path is None:
+        raise DataError(f"data.path must be {EXPECTED}. Got none instead. Pass --data DIR.")
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise DataError(f"data.path must be {EXPECTED}. Got {str(path)!r} instead, which does not exist.")
+    if not root.is_dir():
+        raise DataError(
+            f"data.path must be {EXPECTED}. Got {str(path)!r} instead, which is a file. Unpack it if it is an archive."
+        )
+    roles = _roles(root)
+    others = [d for d in subfolders(root) if d.name.lower() not in _ROLES and _has_candidates(d)]
+    if _is_split(roles, others):
+        return _split_layout(root, roles, others)
+    return _flat_layout(root)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Visible sub-folders, sorted by name."""
+    return sorted((d for d in _entries(folder) if d.is_dir() and not _hidden(d.name)), key=lambda d: d.name)
+
+
+def candidates(folder: Path) -> list[Path]:
+    """All visible files below a folder, at any depth, sorted; links are followed, circles are not."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    stack = [folder]
+    while stack:
+        here = stack.pop()
+        real = os.path.realpath(here)
+        if real in seen:
+            continue
+        seen.add(real)
+        for entry in _entries(here):
+            if _hidden(entry.name):
+                continue
+            if entry.is_dir():
+                stack.append(entry)
+            elif entry.is_file() or entry.is_symlink():  # a dangling link is reported, not overlooked
+                found.append(entry)
+    return sorted(found)
+
+
+def looks_like_image(path: Path) -> bool:
+    """Whether the name claims to be an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"Folder {str(folder)!r} must be readable. Got {error.strerror} instead.") from None
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in _SKIPPED
+
+
+def _has_candidates(folder: Path) -> bool:
+    return any(looks_like_image(f) for f in candidates(folder))
+
+
+def _loose(folder: Path) -> int:
+    return sum(1 for f in _entries(folder) if f.is_file() and not _hidden(f.name) and looks_like_image(f))
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return [d for d in subfolders(folder) if candidates(d)]
+
+
+def _class_name(folder: Path) -> str:
+    """macOS stores accents decomposed: without this the same name in train/ and val/ would be two classes."""
+    return unicodedata.normalize("NFC", folder.name)
+
+
+def _roles(root: Path) -> dict[str, Path]:
+    roles: dict[str, Path] = {}
+    for folder in subfolders(root):
+        role = _ROLES.get(folder.name.lower())
+        if role is None:
+            continue
+        if role in roles and _class_folders(folder):
+            raise DataError(
+                f"{str(root)!r} must hold one {role} folder. Got {roles[role].name!r} and {folder.name!r} instead. "
+                "Remove or merge one of them."
+            )
+        roles.setdefault(role, folder)
+    return roles
+
+
+def _is_split(roles: dict[str, Path], others: list[Path]) -> bool:
+    """Split folders, or classes that happen to be called ``train`` (a railway) or ``test``?
+
+    Only split folders: splits. With other folders beside them: splits if they share a class.
+    """
+    if not roles:
+        return False
+    if not others:
+        return True
+    if "train" not in roles or len(roles) < 2:
+        return False
+    inside = {role: {_class_name(d) for d in _class_folders(folder)} for role, folder in roles.items()}
+    return any(inside["train"] & names for role, names in inside.items() if role != "train")
+
+
+def _split_layout(root: Path, roles: dict[str, Path], others: list[Path]) -> Layout:
+    if "train" not in roles:
+        names = " and ".join(f"{f.name}/" for f in roles.values())
+        raise DataError(
+            f"{str(root)!r} must hold a train/ folder beside {names}. Got none instead. "
+            "Rename the folder with the training images to train."
+        )
+    notes = [f"Folder {d.name}/ is neither a split nor a class and is skipped." for d in others]
+    splits: dict[str, ClassFiles] = {}
+    for role, folder in roles.items():
+        classes, found = _read_classes(folder)
+        notes += found
+        if classes:
+            splits[role] = classes
+        elif role == "train":
+            held = f"{_loose(folder)} images directly in it" if _loose(folder) else "no images"
+            raise DataError(
+                f"{str(folder)!r} must hold one sub-folder of images per class. Got {held} instead. "
+                "Move the images of each class into a folder named after the class."
+            )
+        else:
+            notes.append(f"{folder.name}/ has no class folders with images and is skipped.")
+    return Layout(root, splits, {role: folder.name for role, folder in roles.items()}, notes)
+
+
+def _flat_layout(root: Path) -> Layout:
+    classes, notes = _read_classes(root)
+    if not classes:
+        if loose := _loose(root):
+            raise DataError(
+                f"{str(root)!r} must be {EXPECTED}. Got {loose} images directly in it instead. "
+                "Move the images of each class into a folder named after the class."
+            )
+        raise DataError(f"{str(root)!r} must be {EXPECTED}. Got a folder without images instead.")
+    if len(classes) == 1:
+        (only,) = classes
+        deeper = [d.name for d in _class_folders(root / only)] if (root / only).is_dir() else []
+        inner = f" Did you mean {str(root / only)!r}, which has {len(deeper)} sub-folders?" if len(deeper) > 1 else ""
+        remedy = inner or " Add a folder with images of another class: a classifier needs something to tell apart."
+        raise DataError(f"{str(root)!r} must hold at least 2 classes. Got only {only!r} instead.{remedy}")
+    return Layout(root, {"all": classes}, {"all": root.name}, notes)
+
+
+def _read_classes(folder: Path) -> tuple[ClassFiles, list[str]]:
+    classes: ClassFiles = {}
+    notes = []
+    for sub in subfolders(folder):
+        files = candidates(sub)
+        if not files:
+            notes.append(f"Folder {sub.name}/ has no images and is skipped.")
+            continue
+        classes.setdefault(_class_name(sub), []).extend(files)
+    if classes and (loose := _loose(folder)):
+        notes.append(f"{loose} images directly in {folder.name}/ have no class and are skipped.")
+    return classes, notes

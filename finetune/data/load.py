@@ -1,0 +1,153 @@
+"""From a folder or torch Datasets to train, validation and test sets, with everything told that was done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from finetune.data.datasets import DatasetImages, ReadDataset, class_names
+from finetune.data.folder import Checked, FolderImages, check_files, default_decoded
+from finetune.data.imageset import DataBundle, ImageSet, Quarantined
+from finetune.data.layout import find_layout
+from finetune.data.splitting import split_sets
+from finetune.data.threads import worker_count
+from finetune.errors import DataError, must
+from finetune.recipe import DataRecipe
+
+_SHOWN = 5
+
+
+def load_data(recipe: DataRecipe, seed: int) -> DataBundle:
+    """Open every image of ``recipe.path`` once and split them.
+
+    Folders: ``DIR/<class>/*`` or ``DIR/{train,val,test}/<class>/*``, images at any depth below a class. Files
+    that cannot be read are set aside in ``quarantined``; missing splits are made as
+    ``finetune.data.splitting.split_sets`` says. Raises DataError.
+    """
+    layout = find_layout(recipe.path)
+    main = "train" if "train" in layout.splits else "all"
+    rows = [
+        (split, name, path)
+        for split, classes in layout.splits.items()
+        for name, files in classes.items()
+        for path in files
+    ]
+    decoded = default_decoded()
+    checked = check_files(
+        layout.root,
+        [path for _, _, path in rows],
+        max_pixels=recipe.max_pixels,
+        workers=worker_count(recipe.workers),
+        decoded=decoded,
+    )
+    good = [(split, name, file) for (split, name, _), file in zip(rows, checked, strict=True)
+            if isinstance(file, Checked)]  # fmt: skip
+    quarantined = tuple(file for file in checked if isinstance(file, Quarantined))
+    notes = [*layout.notes, *_ignored(path.suffix for (_, _, path), file in zip(rows, checked, strict=True)
+                                      if file is None)]  # fmt: skip
+
+    present = [name for split, name, _ in good if split == main]
+    classes = tuple(sorted(set(present)))
+    _require_two(classes, repr(str(layout.root)), quarantined)
+    notes += [f"Class {name!r} has no readable image and is skipped."
+              for name in layout.splits[main] if name not in classes]  # fmt: skip
+    for split, folder in layout.folders.items():
+        _require_known(Counter(n for s, n, _ in good if s == split), classes, f"{folder}/", "train/")
+
+    number = {name: k for k, name in enumerate(classes)}
+    everything = FolderImages(
+        [file for _, _, file in good],
+        np.array([number[name] for _, name, _ in good], dtype=np.int64),
+        classes,
+        max_pixels=recipe.max_pixels,
+        decoded=decoded,
+    )
+    given = {s: everything.subset([i for i, row in enumerate(good) if row[0] == s]) for s in layout.splits}
+    return split_sets(given, recipe, seed, notes=notes, quarantined=quarantined, source=str(recipe.path),
+                      names=layout.folders)  # fmt: skip
+
+
+def from_datasets(
+    train: Any,
+    val: Any = None,
+    test: Any = None,
+    *,
+    classes: Sequence[str] | None = None,
+    recipe: DataRecipe | None = None,
+    seed: int = 0,
+) -> DataBundle:
+    """The same from torch Datasets (anything with len and [index]) of (image, label).
+
+    Images: PIL, uint8 arrays or tensors, float ones in [0, 1]. Labels: ints or strings. ``classes`` names the
+    int labels; without it the names come from the dataset's ``classes`` or are the labels themselves. Classes
+    without a training image are left out. Raises DataError.
+    """
+    recipe = recipe or DataRecipe()
+    parts = {name: ReadDataset(part, name) for name, part in (("train", train), ("val", val), ("test", test))
+             if part is not None}  # fmt: skip
+    if "train" not in parts:
+        raise DataError(must("train", "a dataset of (image, label)", "None"))
+    names = list(classes) if classes is not None else list(class_names(train) or [])
+    named = {split: [_named(label, names, f"{split}[{i}]") for i, label in enumerate(part.labels)]
+             for split, part in parts.items()}  # fmt: skip
+    if len({type(label) for labels in named.values() for label in labels}) > 1:
+        raise DataError(must("Labels", "all ints or all strings", "a mixture of both"))
+    kept = set(named["train"])
+    order = sorted(kept, key=lambda n: names.index(n) if n in names else n)
+    final = tuple(str(n) for n in order)
+    _require_two(final, "train", ())
+    notes = [f"Class {n!r} has no training image and is left out." for n in names if n not in kept]
+    given: dict[str, ImageSet] = {}
+    for split, part in parts.items():
+        _require_known(Counter(map(str, named[split])), final, split, "train")
+        number = {n: k for k, n in enumerate(order)}
+        labels = np.array([number[n] for n in named[split]], dtype=np.int64)
+        given[split] = DatasetImages(part, labels, final)
+    if set(given) == {"train"}:
+        given = {"all": given["train"]}
+    return split_sets(given, recipe, seed, notes=notes, source=type(train).__name__,
+                      names={s: s for s in ("all", *parts)})  # fmt: skip
+
+
+def _named(label: int | str, names: Sequence[str], where: str) -> int | str:
+    if isinstance(label, str) or not names:
+        return label
+    if not 0 <= label < len(names):
+        raise DataError(must(f"The label of {where}", f"in 0..{len(names) - 1}, one of the {len(names)} classes", label))
+    return names[label]
+
+
+def _ignored(suffixes: Iterable[str]) -> list[str]:
+    """One note on files that are no images and do not claim to be (notes.txt, Thumbs.db)."""
+    counts = Counter(suffix.lower() or "no extension" for suffix in suffixes)
+    if not counts:
+        return []
+    kinds = ", ".join(f"{n} {kind}" for kind, n in counts.most_common(_SHOWN))
+    return [f"{counts.total()} files are no images and are skipped: {kinds}."]
+
+
+def _require_two(classes: Sequence[str], where: str, quarantined: Sequence[Quarantined]) -> None:
+    if len(classes) >= 2:
+        return
+    got = f"only {classes[0]!r}" if classes else "none"
+    why = ""
+    if quarantined:
+        why = f" {len(quarantined)} files could not be read; the first, {quarantined[0].path!r}, {quarantined[0].reason}."
+    raise DataError(
+        f"{where} must hold readable images of at least 2 classes. Got {got} instead.{why} "
+        "Add images of another class: a classifier needs something to tell apart."
+    )
+
+
+def _require_known(found: Counter[str], classes: Sequence[str], where: str, main: str) -> None:
+    unknown = {name: n for name, n in sorted(found.items()) if name not in classes}
+    if unknown:
+        shown = ", ".join(f"{name!r} ({n} images)" for name, n in list(unknown.items())[:_SHOWN])
+        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+        raise DataError(
+            f"{where} must only hold classes of {main}. Got {shown}{more} instead. "
+            f"Add training images of these classes to {main}, or remove them from {where}."
+        )

@@ -1,0 +1,145 @@
+"""The rules by which train, validation and test come about, whatever the images were read from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from finetune.data.imageset import DataBundle, ImageSet, Quarantined
+from finetune.data.splits import carve, limit
+from finetune.errors import DataError
+from finetune.recipe import DataRecipe
+
+_SHOWN = 5
+
+
+def split_sets(
+    given: Mapping[str, ImageSet],
+    recipe: DataRecipe,
+    seed: int,
+    *,
+    notes: Sequence[str] = (),
+    quarantined: tuple[Quarantined, ...] = (),
+    source: str = "",
+    names: Mapping[str, str] | None = None,
+) -> DataBundle:
+    """Make the missing splits, by class and with the seed; copies of one image stay on one side.
+
+    ========================  =====================================================================
+    given                     what happens
+    ========================  =====================================================================
+    all, or train alone       test_fraction becomes the test set, val_fraction the validation set
+    train, val                val is the *test* set (nothing is tuned on it), val_fraction of train validates
+    train, test               val_fraction of train validates
+    train, val, test          used as they are
+    ========================  =====================================================================
+
+    ``limit_per_class`` bounds what training may see of a class: the training and validation images together
+    where validation is carved out of train, each of the two where both are given. The test set is never cut.
+
+    Args:
+        given: sets by "all", "train", "val", "test"; all with the same classes.
+        names: how the user calls them, for the notes.
+
+    Raises:
+        DataError: too few images for a validation or a test set.
+    """
+    told = list(notes)
+    called = dict(names or {})
+    pool = given["all"] if "all" in given else given["train"]
+    val, test = given.get("val"), given.get("test")
+    share = recipe.val_fraction
+    if val is not None and test is None:
+        told.append(
+            f"{called.get('val', 'val')} was given but no test set: it is the test set, and nothing is tuned on it; "
+            f"validation is {share:.0%} of {called.get('train', 'train')}."
+        )
+        val, test = None, val
+    elif test is not None and val is None:
+        told.append(f"No validation set was given: it is {share:.0%} of {called.get('train', 'train')}.")
+    elif test is None:
+        rest = 1 - recipe.val_fraction - recipe.test_fraction
+        told.append(
+            f"No validation or test set was given: the images are split {rest:.0%} / {recipe.val_fraction:.0%} / "
+            f"{recipe.test_fraction:.0%} by class with seed {seed}."
+        )
+        share = recipe.val_fraction / (1 - recipe.test_fraction)
+    told += _copies(pool)
+
+    if test is None:
+        kept, held = carve(pool.labels, recipe.test_fraction, seed, _prints(pool))
+        pool, test = pool.subset(kept), pool.subset(held)
+    if recipe.limit_per_class is not None:
+        pool = pool.subset(limit(pool.labels, recipe.limit_per_class, seed))
+        val = val.subset(limit(val.labels, recipe.limit_per_class, seed)) if val is not None else None
+        what = "of which validation takes its share" if val is None else "in training and in validation"
+        told.append(f"At most {recipe.limit_per_class} images a class are used, {what}.")
+    if val is None:
+        kept, held = carve(pool.labels, share, seed, _prints(pool))
+        pool, val = pool.subset(kept), pool.subset(held)
+
+    _require_some(pool, val, test, recipe)
+    told += _rare(pool, val, test)
+    told += _leaks(pool, val, test)
+    return DataBundle(pool, val, test, quarantined=quarantined, notes=tuple(told), source=source)
+
+
+def _prints(images: ImageSet) -> list[bytes]:
+    return [images.fingerprint(i) for i in range(len(images))]
+
+
+def _copies(images: ImageSet) -> list[str]:
+    """Exact copies under several classes: at least one of the labels is wrong."""
+    labels: dict[bytes, set[int]] = {}
+    for print_, label in zip(_prints(images), images.labels.tolist(), strict=True):
+        labels.setdefault(print_, set()).add(label)
+    torn = [sorted(found) for found in labels.values() if len(found) > 1]
+    if not torn:
+        return []
+    example = " and ".join(repr(images.classes[k]) for k in torn[0][:2])
+    return [f"{len(torn)} images are present under more than one class (for example {example}): check their labels."]
+
+
+def _leaks(train: ImageSet, val: ImageSet, test: ImageSet) -> list[str]:
+    seen = {*_prints(train), *_prints(val)}
+    shared = sum(print_ in seen for print_ in _prints(test))
+    if not shared:
+        return []
+    return [f"{shared} of {len(test)} test images are exact copies of training or validation images: "
+            "the test accuracy flatters."]  # fmt: skip
+
+
+def _rare(train: ImageSet, val: ImageSet, test: ImageSet) -> list[str]:
+    counts = {name: Counter(part.labels.tolist()) for name, part in
+              (("train", train), ("val", val), ("test", test))}  # fmt: skip
+    notes = []
+    single = [c for k, c in enumerate(train.classes)
+              if counts["train"][k] == 1 and not counts["val"][k] and not counts["test"][k]]  # fmt: skip
+    if single:
+        notes.append(f"{_list(single)} with one image: it trains, and nothing can test it.")
+    untested = [c for k, c in enumerate(train.classes) if not counts["test"][k] and c not in single]
+    if untested:
+        notes.append(f"{_list(untested)} without test images: their accuracy is not measured.")
+    return notes
+
+
+def _list(classes: Sequence[str]) -> str:
+    shown = ", ".join(repr(c) for c in classes[:_SHOWN])
+    more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
+    return f"{'Class' if len(classes) == 1 else 'Classes'} {shown}{more}"
+
+
+def _require_some(train: ImageSet, val: ImageSet, test: ImageSet, recipe: DataRecipe) -> None:
+    for name, part in (("validation", val), ("test", test)):
+        if len(part):
+            continue
+        most = np.bincount(train.labels, minlength=1).max()
+        if name == "validation" and recipe.limit_per_class == 1:
+            raise DataError("data.limit_per_class must be at least 2 where no val/ and test/ folders are given. "
+                            "Got 1 instead: with one image a class nothing is left to validate on.")
+        raise DataError(
+            f"At least one class must have 3 images to make training, validation and test sets. Got {most} in the "
+            f"largest class instead, which leaves no {name} images. Add images."
+        )
