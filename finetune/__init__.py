@@ -35,8 +35,18 @@ _HOMES = {
     "run": "finetune.api",
 }
 
-__all__ = ["Classifier", "FinetuneError", "Listener", "Recipe", "Run", "__version__", "create_backbone", "open_run",
-           "resume", "run"]
+__all__ = [
+    "Classifier",
+    "FinetuneError",
+    "Listener",
+    "Recipe",
+    "Run",
+    "__version__",
+    "create_backbone",
+    "open_run",
+    "resume",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,9 +23,11 @@ def find_recipe(name: str) -> Path:
     shipped = shipped_recipes()
     if name in shipped:
         return shipped[name]
-    if Path(name).suffix in {".yaml", ".yml"} or "/" in name and name.split("/")[0] not in {"pretrain"}:
+    if Path(name).suffix in {".yaml", ".yml"} or ("/" in name and name.split("/")[0] not in {"pretrain"}):
         return Path(name)  # reading it says that it does not exist
-    raise ConfigError(f"There is no recipe {name!r}.{did_you_mean(name, shipped)} `finetune recipe ls` lists them.")
+    raise ConfigError(
+        f"There is no recipe {name!r}.{did_you_mean(name, shipped)} `finetune recipe ls` lists them."
+    )
 
 
 def recipe_header(path: Path) -> tuple[str, str]:

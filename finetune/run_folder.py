@@ -34,7 +34,9 @@ class RunFolder:
         else:
             source = Path(recipe.data.path).resolve().name if recipe.data.path else "data"
             stem = ROOT / f"{source}-{recipe.strategy}-{time.strftime('%Y%m%d-%H%M%S')}"
-            path = next(p for i in range(1, 10_000) if not (p := stem if i == 1 else Path(f"{stem}-{i}")).exists())
+            path = next(
+                p for i in range(1, 10_000) if not (p := stem if i == 1 else Path(f"{stem}-{i}")).exists()
+            )
         check_free(path, "The run folder")
         return cls(path)
 
@@ -49,7 +51,9 @@ class RunFolder:
         hint = did_you_mean(folder.path.name, runs)
         if not hint and runs:
             hint = f" Runs in {beside}: {', '.join(runs[-3:])}."
-        what = "is not the folder of a run: it has no recipe.yaml" if folder.path.exists() else "does not exist"
+        what = (
+            "is not the folder of a run: it has no recipe.yaml" if folder.path.exists() else "does not exist"
+        )
         raise RunError(f"Run {str(path)!r} {what}.{hint}")
 
     def create(self, recipe: Recipe) -> None:
@@ -104,8 +108,9 @@ class RunFolder:
         try:
             value = json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RunError(f"Run {self.path} has no {name}: it did not finish. "
-                           f"Go on with: finetune resume {self.path}") from None
+            raise RunError(
+                f"Run {self.path} has no {name}: it did not finish. Go on with: finetune resume {self.path}"
+            ) from None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.path / name} cannot be read: {error}.") from None
         if not isinstance(value, dict):

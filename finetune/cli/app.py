@@ -57,7 +57,9 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.lazy and not args[0].startswith("-"):
             ctx.fail(f"There is no command {args[0]!r}.{did_you_mean(args[0], self.lazy)}")
         return super().resolve_command(ctx, args)
@@ -76,7 +78,9 @@ class LazyGroup(click.Group):
 
 
 @click.group(
-    cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    cls=LazyGroup,
+    lazy=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with:  finetune demo-data --out digits  and  finetune run --data digits",
 )
 @click.version_option(__version__, prog_name="finetune")

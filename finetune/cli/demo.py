@@ -10,7 +10,9 @@ from finetune.cli import screen
 
 
 @click.command("demo-data")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; must not exist.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder to write; must not exist."
+)
 def demo_data(out: Path) -> None:
     """Write scikit-learn's 1,797 handwritten digits as an image folder. No download."""
     from finetune.data.demo import write_demo_data

@@ -25,12 +25,19 @@ def doctor(as_json: bool, out: Path | None) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    rows: list[tuple[str, object]] = [("finetune", facts["packages"].get("finetune")),
-                                      ("python", facts["python"]), ("platform", facts["platform"])]
+    rows: list[tuple[str, object]] = [
+        ("finetune", facts["packages"].get("finetune")),
+        ("python", facts["python"]),
+        ("platform", facts["platform"]),
+    ]
     rows += [(name, version) for name, version in facts["packages"].items() if name != "finetune"]
-    rows += [("device", facts["device"]), ("cores", f"{facts['cores']}, {facts['idle_cores']} idle now"),
-             ("cache", f"{facts['cache']} ({facts['cache_free_gb']:.1f} GB free)"),
-             ("zoo", f"{facts['zoo_cards']} cards"), ("embedded weights", facts["embedded_weights"])]
+    rows += [
+        ("device", facts["device"]),
+        ("cores", f"{facts['cores']}, {facts['idle_cores']} idle now"),
+        ("cache", f"{facts['cache']} ({facts['cache_free_gb']:.1f} GB free)"),
+        ("zoo", f"{facts['zoo_cards']} cards"),
+        ("embedded weights", facts["embedded_weights"]),
+    ]
     screen.show(screen.table(("what", "found"), rows, shrink=1))
     screen.say()
     for problem in facts["problems"]:
@@ -49,16 +56,24 @@ def collect() -> dict[str, Any]:
     cache = runtime.cache_dir()
     existing = next(p for p in (cache, *cache.parents) if p.exists())
     weights = resources.weights_dir() / "embedded.safetensors"
-    problems = [f"{name} is not installed. Run: pip install {name}"
-                for name, version in facts["packages"].items() if version == "not installed" and name != "finetune"]
+    problems = [
+        f"{name} is not installed. Run: pip install {name}"
+        for name, version in facts["packages"].items()
+        if version == "not installed" and name != "finetune"
+    ]
     free = shutil.disk_usage(existing).free / 1e9
     if free < 1:
         problems.append(f"Only {free:.1f} GB are free at {cache}; set FINETUNE_CACHE to another disk.")
     if not weights.exists():
         problems.append("The embedded weights are missing; reinstall finetune or name another --backbone.")
-    facts.update(idle_cores=max(0, round(cores - runtime.busy_cores())), cache=str(cache), cache_free_gb=free,
-                 zoo_cards=_count_cards(problems), embedded_weights="present" if weights.exists() else "missing",
-                 problems=problems)
+    facts.update(
+        idle_cores=max(0, round(cores - runtime.busy_cores())),
+        cache=str(cache),
+        cache_free_gb=free,
+        zoo_cards=_count_cards(problems),
+        embedded_weights="present" if weights.exists() else "missing",
+        problems=problems,
+    )
     return facts
 
 

@@ -29,7 +29,9 @@ def ls() -> None:
 
     rows = [(name, recipe_header(path)[1]) for name, path in shipped_recipes().items()]
     screen.show(screen.table(("recipe", "for"), rows, shrink=1))
-    screen.say("\nRead one with `finetune recipe show NAME`, run it with `finetune run --recipe NAME --data DIR`.")
+    screen.say(
+        "\nRead one with `finetune recipe show NAME`, run it with `finetune run --recipe NAME --data DIR`."
+    )
 
 
 @click.command()
@@ -59,7 +61,9 @@ def cp(name: str, target: Path) -> None:
     if target.is_dir():
         target = target / source.name
     if target.exists():
-        raise ConfigError(must("The target", "a file that does not exist", repr(str(target)), "Choose another name."))
+        raise ConfigError(
+            must("The target", "a file that does not exist", repr(str(target)), "Choose another name.")
+        )
     atomic_write_bytes(target, source.read_bytes())
     screen.say_long(f"Wrote {target}. Edit it, then: finetune run --recipe {target} --data DIR")
 

@@ -49,8 +49,12 @@ def heading(text: str) -> None:
     console().print(text, style="bold", markup=False)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = (),
-          shrink: int | None = None) -> RenderableType:
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: Sequence[int] = (),
+    shrink: int | None = None,
+) -> RenderableType:
     """A calm table: no frame, columns in ``right`` aligned right, ``shrink`` the one that gives way."""
     from rich import box
     from rich.table import Table
@@ -59,8 +63,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Seque
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold", show_edge=False)
     for i, name in enumerate(columns):
         yields = shrink is None or i == shrink
-        found.add_column(name, justify="right" if i in right else "left", no_wrap=not yields, overflow="fold",
-                         min_width=len(name) if not yields else None)
+        found.add_column(
+            name,
+            justify="right" if i in right else "left",
+            no_wrap=not yields,
+            overflow="fold",
+            min_width=len(name) if not yields else None,
+        )
     for row in rows:
         found.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     return found

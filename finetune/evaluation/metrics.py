@@ -111,11 +111,20 @@ class Scores:
 
     def to_dict(self) -> dict[str, object]:
         """What result.json keeps: plain numbers, the per-class rows, no matrix."""
-        rows = [{"class": c.name, "n": c.support, "precision": c.precision, "recall": c.recall, "f1": c.f1}
-                for c in self.classes]
-        return {"accuracy": self.accuracy, "n": self.n, "interval": list(self.interval), "log_loss": self.log_loss,
-                "top5": self.top5, "balanced_accuracy": self.balanced_accuracy, "macro_f1": self.macro_f1,
-                "classes": rows}
+        rows = [
+            {"class": c.name, "n": c.support, "precision": c.precision, "recall": c.recall, "f1": c.f1}
+            for c in self.classes
+        ]
+        return {
+            "accuracy": self.accuracy,
+            "n": self.n,
+            "interval": list(self.interval),
+            "log_loss": self.log_loss,
+            "top5": self.top5,
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+            "classes": rows,
+        }
 
     def worst_first(self) -> list[ClassScore]:
         """Classes with images, lowest F1 first; the larger class first among equals."""
@@ -127,7 +136,11 @@ class Scores:
         wrong = self.matrix - np.diag(np.diag(self.matrix))
         order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
         pairs = [divmod(int(i), len(self.classes)) for i in order]
-        return [(self.classes[a].name, self.classes[b].name, int(wrong[a, b])) for a, b in pairs if wrong[a, b] > 1]
+        return [
+            (self.classes[a].name, self.classes[b].name, int(wrong[a, b]))
+            for a, b in pairs
+            if wrong[a, b] > 1
+        ]
 
 
 def score(labels: Ints, probabilities: Floats, classes: tuple[str, ...]) -> Scores:
@@ -139,13 +152,22 @@ def score(labels: Ints, probabilities: Floats, classes: tuple[str, ...]) -> Scor
     present = [r for r in rows if r.support]
     n, correct = len(labels), int(np.trace(matrix))
     return Scores(
-        n=n, accuracy=correct / n, interval=wilson(correct, n), log_loss=log_loss(labels, probabilities),
-        top5=top_k(labels, probabilities), balanced_accuracy=float(np.mean([r.recall for r in present])),
-        macro_f1=float(np.mean([r.f1 for r in present])), classes=tuple(rows), matrix=matrix,
+        n=n,
+        accuracy=correct / n,
+        interval=wilson(correct, n),
+        log_loss=log_loss(labels, probabilities),
+        top5=top_k(labels, probabilities),
+        balanced_accuracy=float(np.mean([r.recall for r in present])),
+        macro_f1=float(np.mean([r.f1 for r in present])),
+        classes=tuple(rows),
+        matrix=matrix,
     )
 
 
 def _same_length(labels: Ints, others: Floats | Ints) -> None:
     if len(labels) == 0 or len(labels) != len(others):
-        raise DataError(must("labels and predictions", "equally many and at least one",
-                             f"{len(labels)} and {len(others)}"))
+        raise DataError(
+            must(
+                "labels and predictions", "equally many and at least one", f"{len(labels)} and {len(others)}"
+            )
+        )

@@ -13,8 +13,13 @@ from finetune.evaluation.metrics import Floats, Ints
 from finetune.files import atomic_write_text
 
 
-def write_predictions(path: Path, names: Sequence[str], probabilities: Floats, classes: tuple[str, ...],
-                      labels: Ints | None = None) -> None:
+def write_predictions(
+    path: Path,
+    names: Sequence[str],
+    probabilities: Floats,
+    classes: tuple[str, ...],
+    labels: Ints | None = None,
+) -> None:
     """Columns image, label (where known), predicted, probability, then one probability a class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -30,10 +30,14 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
     for axes, key, title in ((loss, "loss", "loss"), (accuracy, "accuracy", "accuracy, %")):
         scale = 100 if key == "accuracy" else 1
         for name, colour, style in ((key, BLUE, "-"), (f"val_{key}", ORANGE, "o-")):
-            points = [(x, row[name] * scale) for x, row in zip(xs, rows, strict=True) if _number(row.get(name))]
+            points = [
+                (x, row[name] * scale) for x, row in zip(xs, rows, strict=True) if _number(row.get(name))
+            ]
             if points:
                 label = "validation" if name.startswith("val") else "training"
-                axes.plot(*zip(*points, strict=True), style, color=colour, label=label, markersize=3, linewidth=1.2)
+                axes.plot(
+                    *zip(*points, strict=True), style, color=colour, label=label, markersize=3, linewidth=1.2
+                )
         for x in breaks:
             axes.axvline(x, color=GREY, linewidth=0.8, linestyle=":")
         axes.set(title=title, xlabel="step")
@@ -66,8 +70,12 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
     return _png(figure)
 
 
-def stages(names: Sequence[str], accuracies: Sequence[float], errors: Sequence[float] | None = None,
-           extra: Mapping[str, float] | None = None) -> bytes:
+def stages(
+    names: Sequence[str],
+    accuracies: Sequence[float],
+    errors: Sequence[float] | None = None,
+    extra: Mapping[str, float] | None = None,
+) -> bytes:
     """Chance-normalised probe accuracy of each stage, input to head, with standard errors.
 
     ``extra`` adds horizontal lines, such as all stages together or the nearest neighbour.
@@ -77,10 +85,14 @@ def stages(names: Sequence[str], accuracies: Sequence[float], errors: Sequence[f
     x = np.arange(len(names))
     errors = errors if errors is not None else [0.0] * len(names)
     colours = [GREY] * (len(names) - 1) + [BLUE]
-    axes.bar(x, accuracies, yerr=errors, color=colours, width=0.62, error_kw={"linewidth": 1, "ecolor": "black"})
+    axes.bar(
+        x, accuracies, yerr=errors, color=colours, width=0.62, error_kw={"linewidth": 1, "ecolor": "black"}
+    )
     for name, value in (extra or {}).items():
         axes.axhline(value, color=ORANGE, linewidth=1, linestyle="--")
-        axes.text(0.01, value, name, transform=axes.get_yaxis_transform(), fontsize=7, color=ORANGE, va="bottom")
+        axes.text(
+            0.01, value, name, transform=axes.get_yaxis_transform(), fontsize=7, color=ORANGE, va="bottom"
+        )
     axes.set_xticks(x, names, rotation=30 if len(names) > 6 else 0, fontsize=8)
     axes.set(ylabel="accuracy above chance", title="linear probe on each stage, input to head")
     axes.set_ylim(min(0, *accuracies), 1.05)

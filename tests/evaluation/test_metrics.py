@@ -32,7 +32,9 @@ def test_agrees_with_scikit_learn(k: int) -> None:
     assert got.balanced_accuracy == pytest.approx(sk.balanced_accuracy_score(labels, said))
     assert got.macro_f1 == pytest.approx(sk.f1_score(labels, said, average="macro"))
     np.testing.assert_array_equal(got.matrix, sk.confusion_matrix(labels, said, labels=range(k)))
-    precision, recall, f1, support = sk.precision_recall_fscore_support(labels, said, labels=range(k), zero_division=0)
+    precision, recall, f1, support = sk.precision_recall_fscore_support(
+        labels, said, labels=range(k), zero_division=0
+    )
     np.testing.assert_allclose([c.precision for c in got.classes], precision)
     np.testing.assert_allclose([c.recall for c in got.classes], recall)
     np.testing.assert_allclose([c.f1 for c in got.classes], f1)
@@ -53,7 +55,9 @@ def test_wilson_covers_and_stays_inside() -> None:
 
 
 def test_a_class_without_images_does_not_count_in_the_means() -> None:
-    got = metrics.score(np.array([0, 0, 1]), np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0.3, 0.7, 0]]), ("a", "b", "c"))
+    got = metrics.score(
+        np.array([0, 0, 1]), np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0.3, 0.7, 0]]), ("a", "b", "c")
+    )
     assert got.balanced_accuracy == pytest.approx(0.75)
     assert [c.name for c in got.worst_first()] == ["a", "b"]
     assert np.isnan(got.classes[2].recall)
@@ -67,7 +71,9 @@ def test_mistakes_are_listed_most_frequent_first() -> None:
 
 
 def test_empty_and_unequal_sets_are_refused() -> None:
-    with pytest.raises(DataError, match=r"labels and predictions must be equally many and at least one. Got 0 and 0"):
+    with pytest.raises(
+        DataError, match=r"labels and predictions must be equally many and at least one. Got 0 and 0"
+    ):
         metrics.accuracy(np.array([], int), np.array([], int))
     with pytest.raises(DataError, match="Got 2 and 3 instead"):
         metrics.log_loss(np.array([0, 1]), np.full((3, 2), 0.5))
@@ -81,7 +87,13 @@ def test_predictions_table(tmp_path: Path) -> None:
     p = np.array([[0.25, 0.75], [0.9, 0.1]])
     write_predictions(tmp_path / "p.csv", ["a, b.png", "ü.png"], p, ("no", "yes"), np.array([1, 1]))
     rows = list(csv.DictReader((tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()))
-    assert rows[0] == {"image": "a, b.png", "label": "yes", "predicted": "yes", "probability": "0.75",
-                       "p:no": "0.25", "p:yes": "0.75"}
+    assert rows[0] == {
+        "image": "a, b.png",
+        "label": "yes",
+        "predicted": "yes",
+        "probability": "0.75",
+        "p:no": "0.25",
+        "p:yes": "0.75",
+    }
     assert rows[1]["image"] == "ü.png"
     assert rows[1]["predicted"] == "no"

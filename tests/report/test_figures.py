@@ -31,8 +31,10 @@ def test_confusion_with_a_class_nobody_has() -> None:
 
 def test_curves_of_two_phases_and_missing_values() -> None:
     rows = [{"phase": "head", "step": s, "loss": 1 / s, "accuracy": 0.5} for s in (1, 2, 3)]
-    rows += [{"phase": "body", "step": s, "loss": 1 / s, "accuracy": 0.6, "val_loss": 0.4, "val_accuracy": None}
-             for s in (10, 20)]
+    rows += [
+        {"phase": "body", "step": s, "loss": 1 / s, "accuracy": 0.6, "val_loss": 0.4, "val_accuracy": None}
+        for s in (10, 20)
+    ]
     assert opened(figures.curves(rows)).width > 500
     xs, breaks = figures._one_axis(rows)
     assert xs == [1, 2, 3, 13, 23]

@@ -1,0 +1,179 @@
+"""Everything the command line does, from Python: run, resume, open_run, and the Run that they return."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.errors import ConfigError, RunError, must
+from finetune.events import Listener
+from finetune.recipe import Recipe
+from finetune.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from finetune.data.imageset import DataBundle, ImageSet
+    from finetune.evaluation.labelled import Labelled
+    from finetune.evaluation.metrics import Scores
+    from finetune.evaluation.predict import Prediction
+    from finetune.zoo.backbone import Backbone
+
+RecipeLike = Recipe | Mapping[str, Any] | str | os.PathLike[str]
+
+
+def run(
+    recipe: RecipeLike,
+    *overrides: str,
+    data: DataBundle | None = None,
+    listener: Listener | None = None,
+    figures: bool = True,
+) -> Run:
+    """The main job: look at the images, decide, train, test, keep everything in a run folder.
+
+    Args:
+        recipe: a Recipe, a mapping of recipe keys, a recipe file, or the name of a shipped recipe.
+        overrides: ``"key=value"`` strings, as on the command line.
+        data: images already read (see ``finetune.data.load``); default: the recipe's ``data.path``.
+        listener: is told what happens.
+        figures: draw the PNG files.
+
+    Raises:
+        FinetuneError: one of the tree in ``finetune.errors``; nothing half-made is left behind.
+        Interrupted: stopped by Ctrl-C or SIGTERM; ``resume`` goes on.
+    """
+    from finetune.pipeline import Pipeline
+
+    resolved = as_recipe(recipe, *overrides)
+    folder = RunFolder.choose(resolved)
+    Pipeline(resolved, folder, data, listener or Listener(), figures).start()
+    return Run(folder.path)
+
+
+def resume(
+    path: str | os.PathLike[str],
+    *,
+    data: DataBundle | None = None,
+    listener: Listener | None = None,
+    figures: bool = True,
+) -> Run:
+    """Go on with a stopped run; a finished one is returned as it is. Raises FinetuneError."""
+    from finetune.pipeline import Pipeline
+
+    folder = RunFolder.find(path)
+    if not folder.finished:
+        Pipeline(folder.recipe(), folder, data, listener or Listener(), figures).go_on()
+    return Run(folder.path)
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """A finished run. Raises RunError for an unknown or unfinished one."""
+    folder = RunFolder.find(path)
+    if not folder.finished:
+        raise RunError(f"Run {str(path)!r} did not finish. Go on with: finetune resume {path}")
+    return Run(folder.path)
+
+
+def as_recipe(recipe: RecipeLike, *overrides: str) -> Recipe:
+    """Validate whatever stands for a recipe. Raises ConfigError with every problem."""
+    from finetune.cookbook import find_recipe
+
+    if isinstance(recipe, Recipe):
+        return recipe.override(*overrides) if overrides else recipe
+    if isinstance(recipe, Mapping):
+        from finetune.recipe import apply_overrides
+
+        return Recipe.from_mapping(apply_overrides(recipe, overrides, Recipe))
+    if isinstance(recipe, (str, os.PathLike)):
+        return Recipe.load(find_recipe(os.fspath(recipe)), overrides)
+    raise ConfigError(
+        must("recipe", "a Recipe, a mapping, a file or a shipped recipe's name", type(recipe).__name__)
+    )
+
+
+class Run:
+    """A finished run: its folder, its result, and the classifier in it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.folder = RunFolder(path)
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.folder.path
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """The content of result.json."""
+        return self.folder.read_json("result.json")
+
+    @cached_property
+    def decision(self) -> dict[str, Any]:
+        """The content of decision.json."""
+        return self.folder.read_json("decision.json")
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe as it was resolved."""
+        return self.folder.recipe()
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return tuple(self.result["classes"])
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The trained network on the recipe's device, in eval mode."""
+        from finetune import runtime
+        from finetune.zoo.create import load_backbone
+
+        runtime.configure_threads(runtime.choose_threads(self.recipe.threads))
+        return load_backbone(self.folder.model).to(runtime.choose_device(self.recipe.device)).eval()
+
+    def predict(self, images: Iterable[Any]) -> list[Prediction]:
+        """An answer for each path, PIL image, array or tensor; unreadable ones carry an ``error``."""
+        return list(self.predict_each(images))
+
+    def predict_each(self, images: Iterable[Any]) -> Iterator[Prediction]:
+        """Like predict, as a stream."""
+        from finetune.evaluation.predict import predict_each
+
+        return predict_each(self.backbone, self.classes, images)
+
+    def probabilities(self, images: ImageSet) -> np.ndarray:
+        """(N, K) class probabilities of an image set."""
+        from finetune.evaluation.predict import predict_images
+
+        return predict_images(self.backbone, images)
+
+    def evaluate(self, data: str | os.PathLike[str] | ImageSet) -> Scores:
+        """Accuracy and the rest on other labelled images: a folder per class, or an image set.
+
+        Of a folder with splits, test/ is taken, or val/ where there is none. Raises DataError.
+        """
+        return self.judge(data)[0]
+
+    def judge(self, data: str | os.PathLike[str] | ImageSet) -> tuple[Scores, Labelled, np.ndarray]:
+        """Like evaluate, with the images (and those set aside) and their (N, K) probabilities."""
+        from finetune.evaluation.labelled import labelled_images
+        from finetune.evaluation.metrics import score
+
+        found = labelled_images(data, self.classes, self.recipe.data.max_pixels)
+        probabilities = self.probabilities(found.images)
+        return score(found.images.labels, probabilities, self.classes), found, probabilities
+
+    def export(self, out: str | os.PathLike[str], format: str = "safetensors") -> Path:
+        """Write the network in another program's format and verify its answers. Raises ExportError."""
+        from finetune.export.write import export
+
+        return export(self.backbone, self.classes, Path(out), format)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+
+__all__ = ["Run", "as_recipe", "open_run", "resume", "run"]

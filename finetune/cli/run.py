@@ -1,0 +1,78 @@
+"""``finetune run`` and ``finetune resume``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from finetune.cli import screen
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--data", metavar="DIR", help="Folder with one sub-folder per class.")
+@click.option(
+    "--strategy", metavar="NAME", help="auto (default), linear, multistage, partial, full, lp-ft, scratch."
+)
+@click.option(
+    "--backbone", metavar="NAME", help="Any name of `finetune zoo ls`, timm or torchvision; or a file."
+)
+@click.option("--recipe", metavar="FILE", help="A recipe file, or a name of `finetune recipe ls`.")
+@click.option("--out", metavar="DIR", help="The run folder; default: a new one in runs/.")
+@click.option("--seed", type=int, metavar="N", help="Default 0.")
+@click.option("--quiet", is_flag=True, help="Print the result only.")
+def run(
+    overrides: tuple[str, ...],
+    data: str | None,
+    strategy: str | None,
+    backbone: str | None,
+    recipe: str | None,
+    out: str | None,
+    seed: int | None,
+    quiet: bool,
+) -> None:
+    """Look at the images in DIR, decide how to use a pretrained network, train, test.
+
+    Any recipe key can follow as KEY=VALUE, for example epochs=5 train.augment=none.
+    """
+    from finetune.cookbook import find_recipe
+    from finetune.recipe import Recipe, apply_overrides, read_yaml
+
+    tree: dict[str, Any] = {}
+    source = "the command line"
+    if recipe is not None:
+        path = find_recipe(recipe)
+        tree, source = read_yaml(path), path.name
+    given = {"strategy": strategy, "backbone": backbone, "out": out, "seed": seed}
+    tree.update({key: value for key, value in given.items() if value is not None})
+    if data is not None:
+        section = tree.get("data")
+        tree["data"] = {**(section if isinstance(section, dict) else {}), "path": data}
+    resolved = Recipe.from_mapping(apply_overrides(tree, overrides, Recipe), source)
+
+    from finetune.api import run as run_api
+    from finetune.cli.story import Story
+
+    with Story(quiet) as story:
+        finished = run_api(resolved, listener=story)
+        story.ending(finished.path, finished.result)
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=click.Path())
+@click.option("--quiet", is_flag=True, help="Print the result only.")
+def resume(run: str, quiet: bool) -> None:
+    """Go on with the stopped run in the folder RUN, exactly where it was."""
+    from finetune.api import resume as resume_api
+    from finetune.cli.story import Story
+    from finetune.run_folder import RunFolder
+
+    done = RunFolder.find(run).finished
+    with Story(quiet) as story:
+        finished = resume_api(run, listener=story)
+        if done:
+            screen.say(f"Run {Path(run)} had finished already.")
+            story.on_result(finished.result)
+        story.ending(finished.path, finished.result)

@@ -1,0 +1,128 @@
+"""What a run tells on the screen, in order: data, backbone, decision, plan, training, result, what next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.text import Text
+
+from finetune.cli import screen
+from finetune.cli.live import Bar
+from finetune.cli.result import show_scores
+from finetune.events import Listener
+from finetune.version import __version__
+
+
+class Story(Listener):
+    """Prints a run as it happens; ``quiet`` prints the result only."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.bar = Bar()
+        self.path: Path | None = None
+
+    def __enter__(self) -> Story:
+        if not self.quiet:
+            screen.say(f"finetune {__version__}", style="dim")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+    def on_message(self, text: str) -> None:
+        if not self.quiet:
+            self.bar.close()
+            screen.say(text, style="dim")
+
+    def on_data(self, profile: Any) -> None:
+        if self.quiet:
+            return
+        self.bar.close()
+        from finetune.cli.describe import data_lines
+
+        _block("Data", data_lines(profile))
+
+    def on_backbone(self, facts: dict[str, Any]) -> None:
+        if self.quiet:
+            return
+        self.bar.close()
+        from finetune.cli.describe import backbone_lines
+
+        _block("Backbone", backbone_lines(facts))
+
+    def on_decision(self, decision: Any) -> None:
+        if self.quiet:
+            return
+        self.bar.close()
+        from finetune.cli.describe import show_decision
+
+        screen.heading("Decision")
+        show_decision(decision)
+
+    def on_plan(self, plan: Any) -> None:
+        if self.quiet:
+            return
+        self.bar.close()
+        from finetune.cli.describe import show_plan
+
+        screen.heading("Plan")
+        show_plan(plan)
+        screen.say()
+
+    def on_progress(self, what: str, done: int, total: int) -> None:
+        if not self.quiet:
+            self.bar.work(what, done, total)
+
+    def on_phase(self, phase: Any, index: int) -> None:
+        if not self.quiet:
+            self.bar.close()
+            screen.say(f"Phase {index + 1}: {phase.name}", style="bold")
+
+    def on_step(self, row: dict[str, Any]) -> None:
+        if not self.quiet:
+            self.bar.step(row)
+
+    def on_epoch(self, row: dict[str, Any]) -> None:
+        if not self.quiet:
+            self.bar.epoch(row)
+
+    def on_result(self, result: dict[str, Any]) -> None:
+        self.bar.close()
+        if not self.quiet:
+            screen.heading("Result")
+        show_scores(result["test"], "Test accuracy")
+
+    def ending(self, path: Path, result: dict[str, Any]) -> None:
+        """Cost, where everything lies, and what to type next."""
+        cost = (
+            f"{screen.count(result['trained_parameters'])} of {screen.count(result['parameters'])} parameters "
+            f"trained, {screen.duration(result['seconds'])} in all."
+        )
+        screen.say()
+        screen.say(cost)
+        screen.say_long(f"Everything is in {path}")
+        if self.quiet:
+            return
+        screen.heading("Next")
+        for command in (
+            f"finetune predict {path} IMAGE...",
+            f"finetune evaluate {path} --data DIR",
+            f"finetune export {path} --format safetensors --out DIR",
+        ):
+            screen.say_long(f"  {command}")
+
+
+def _block(title: str, lines: list[str]) -> None:
+    """A title in the margin and lines beside it, wrapped there."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(width=8, style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for i, line in enumerate(lines):
+        grid.add_row(title if i == 0 else "", Text(line))
+    screen.show(grid)

@@ -1,0 +1,132 @@
+"""Class probabilities of images, through the same evaluation path that the features are computed by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from finetune.data.datasets import as_image
+from finetune.data.decode import open_rgb
+from finetune.data.imageset import ImageSet
+from finetune.errors import DataError
+from finetune.events import Listener
+from finetune.features.extract import extract
+from finetune.zoo.backbone import Backbone
+
+_CHUNK = 256  # loose images held in memory at once
+
+
+def predict_images(
+    backbone: Backbone,
+    images: ImageSet,
+    *,
+    cache: bool = False,
+    threads: int | Literal["auto"] = "auto",
+    listener: Listener | None = None,
+) -> np.ndarray:
+    """(N, K) float32 softmax probabilities, computed on the device that the backbone is on.
+
+    ``cache`` keeps the features on disk: right while the backbone is still the pretrained one, so that the
+    same test images pass it once for all strategies and seeds; wasted on a finetuned one.
+    """
+    if len(images) == 0:
+        return np.zeros((0, backbone.num_classes), np.float32)
+    told = listener or Listener()
+    device = next(backbone.parameters()).device
+    found = extract(
+        backbone,
+        images,
+        device=device,
+        cache=cache,
+        threads=threads,
+        message=told.on_message,
+        progress=lambda done, total: told.on_progress("testing", done, total),
+    )
+    return head_probabilities(backbone, np.concatenate([found.taps[i] for i in backbone.head_taps], axis=1))
+
+
+def head_probabilities(backbone: Backbone, features: np.ndarray) -> np.ndarray:
+    """(N, D) features that the head reads -> (N, K) float32 probabilities."""
+    with torch.inference_mode():
+        weight, bias = backbone.head.weight.float().cpu(), backbone.head.bias.float().cpu()
+        logits = torch.addmm(bias, torch.as_tensor(features, dtype=torch.float32), weight.T)
+        return logits.softmax(dim=1).numpy()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image, or why there is none."""
+
+    image: str
+    label: str | None = None
+    probability: float | None = None
+    probabilities: dict[str, float] | None = None
+    """Of every class, most probable first."""
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only the keys that apply."""
+        return {k: v for k, v in vars(self).items() if v is not None}
+
+
+class LooseImages(ImageSet):
+    """Decoded images without labels."""
+
+    def __init__(self, images: Sequence[Image.Image], names: Sequence[str], classes: tuple[str, ...]) -> None:
+        self.images, self.names, self.classes = images, names, classes
+        self.labels = np.zeros(len(images), np.int64)
+
+    def load(self, index: int) -> Image.Image:
+        return self.images[index]
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def fingerprint(self, index: int) -> bytes:
+        image = self.images[index]
+        return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
+
+
+def predict_each(
+    backbone: Backbone,
+    classes: tuple[str, ...],
+    sources: Iterable[Any],
+    *,
+    threads: int | Literal["auto"] = "auto",
+) -> Iterator[Prediction]:
+    """Predictions in order, a bad image among them as one with an ``error``.
+
+    A source is a path, a PIL image, an array or a tensor, as in a dataset.
+    """
+    stream = enumerate(sources)
+    while chunk := list(islice(stream, _CHUNK)):
+        opened: list[tuple[str, Image.Image | None, str]] = []
+        for index, source in chunk:
+            name = str(source) if isinstance(source, (str, Path)) else f"image {index}"
+            try:
+                opened.append((name, _open(source, name), ""))
+            except DataError as error:
+                opened.append((name, None, str(error)))
+        good = [(name, image) for name, image, _ in opened if image is not None]
+        loose = LooseImages([image for _, image in good], [name for name, _ in good], classes)
+        answers = iter(predict_images(backbone, loose, threads=threads))
+        for name, image, problem in opened:
+            yield Prediction(name, error=problem) if image is None else _answer(name, next(answers), classes)
+
+
+def _open(source: Any, name: str) -> Image.Image:
+    return open_rgb(source) if isinstance(source, (str, Path)) else as_image(source, name)[0]
+
+
+def _answer(name: str, probabilities: np.ndarray, classes: tuple[str, ...]) -> Prediction:
+    order = np.argsort(-probabilities, kind="stable")
+    ranked = {classes[k]: float(probabilities[k]) for k in order}
+    return Prediction(name, classes[order[0]], float(probabilities[order[0]]), ranked)

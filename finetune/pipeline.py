@@ -1,0 +1,272 @@
+"""One run from recipe to result: data, backbone, decision, plan, training, test, files. The order is the story."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from finetune import runtime
+from finetune.errors import ConfigError, FinetuneError, Interrupted, must
+from finetune.events import Listener
+from finetune.recipe import Recipe
+from finetune.run_folder import RunFolder
+from finetune.strategy import STRATEGIES
+from finetune.version import __version__
+
+if TYPE_CHECKING:
+    from finetune.data.imageset import DataBundle, ImageSet
+    from finetune.strategy.decision import Decision
+    from finetune.strategy.plan import Plan
+    from finetune.zoo.backbone import Backbone
+
+
+class Pipeline:
+    """Carries out one recipe in one run folder."""
+
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, data: DataBundle | None, listener: Listener, figures: bool
+    ) -> None:
+        self.recipe, self.folder, self.given = recipe, folder, data
+        self.listener, self.figures = listener, figures
+        self.created = False
+        self.began = time.monotonic()
+        self.earlier = 0.0
+        """Seconds spent by attempts before this one."""
+
+    def start(self) -> None:
+        """A new run. Where it fails before training there is nothing to keep, and the folder goes again."""
+        with self._interruptible():
+            try:
+                bundle, backbone = self._prepare()
+                decision, plan = self._decide(bundle, backbone)
+            except FinetuneError as error:
+                if self.created and not isinstance(error, Interrupted):
+                    self.folder.discard()
+                raise
+            self._finish(bundle, backbone, decision, plan, resume=False)
+
+    def go_on(self) -> None:
+        """A stopped run: the same recipe gives the same data; the plan is read back, never made anew."""
+        self.created = True
+        with self._interruptible():
+            if (self.folder.path / "timing.json").is_file():
+                self.earlier = float(self.folder.read_json("timing.json").get("seconds", 0.0))
+            bundle, backbone = self._prepare(create=False)
+            if (self.folder.path / "plan.yaml").is_file():
+                decision = None
+                plan = _read_plan(self.folder)
+                self.listener.on_plan(plan)
+            else:
+                decision, plan = self._decide(bundle, backbone)
+            self._finish(bundle, backbone, decision, plan, resume=True)
+
+    # --- the steps ------------------------------------------------------------------------------------
+
+    def _prepare(self, create: bool = True) -> tuple[DataBundle, Backbone]:
+        recipe = self.recipe
+        STRATEGIES.entry(recipe.strategy)
+        if self.given is None and recipe.data.path is None:
+            raise ConfigError(
+                must("data.path", "a folder with one sub-folder per class", None, "Use --data DIR.")
+            )
+        from finetune.zoo.create import create_backbone
+        from finetune.zoo.zoo import card
+
+        card(recipe.backbone)  # a typo shows before the images are read
+        self.device = runtime.choose_device(recipe.device)
+        self.threads = runtime.choose_threads(recipe.threads)
+        runtime.configure_threads(self.threads)
+        runtime.seed_everything(recipe.seed)
+        bundle = self._data()
+        backbone = create_backbone(
+            recipe.backbone,
+            pretrained=recipe.pretrained,
+            num_classes=len(bundle.classes),
+            image_size=recipe.data.image_size,
+            seed=recipe.seed,
+        )
+        self.listener.on_backbone(_facts(backbone, self.device, self.threads))
+        if create:
+            self.folder.create(recipe)
+            self.created = True
+            self._record(bundle)
+        return bundle, backbone.to(self.device)
+
+    def _data(self) -> DataBundle:
+        from finetune.data.load import load_data
+        from finetune.data.profile import profile
+
+        bundle = self.given if self.given is not None else load_data(self.recipe.data, self.recipe.seed)
+        self.listener.on_data(profile(bundle))
+        return bundle
+
+    def _record(self, bundle: DataBundle) -> None:
+        from finetune.evaluation.table import write_rows
+
+        rows = [
+            (part.name(i), part.classes[part.labels[i]], split)
+            for split, part in _splits(bundle)
+            for i in range(len(part))
+        ]
+        write_rows(self.folder.path / "splits.csv", ("image", "label", "split"), rows)
+        write_rows(
+            self.folder.path / "quarantine.csv",
+            ("image", "reason"),
+            [(q.path, q.reason) for q in bundle.quarantined],
+        )
+        self.folder.write_json("env.json", runtime.environment(self.device))
+
+    def _decide(self, bundle: DataBundle, backbone: Backbone) -> tuple[Decision, Plan]:
+        from finetune.strategy.decide import decide
+
+        decision, plan = decide(self.recipe, bundle, backbone, self.device, self.listener)
+        self.folder.write_json("decision.json", decision.to_dict())
+        self.listener.on_decision(decision)
+        self.folder.write_text("plan.yaml", yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False))
+        self.listener.on_plan(plan)
+        return decision, plan
+
+    def _finish(
+        self, bundle: DataBundle, backbone: Backbone, decision: Decision | None, plan: Plan, *, resume: bool
+    ) -> None:
+        from finetune.training.execute import execute
+        from finetune.zoo.create import create_backbone, save_backbone
+
+        if plan.init == "random" and self.recipe.pretrained:
+            backbone = create_backbone(
+                self.recipe.backbone,
+                pretrained=False,
+                num_classes=len(bundle.classes),
+                image_size=self.recipe.data.image_size,
+                seed=self.recipe.seed,
+            ).to(self.device)
+        backbone = execute(plan, backbone, bundle, self.recipe, self.folder.path, self.listener, resume)
+        backbone.eval()
+        save_backbone(backbone, self.folder.model, classes=bundle.classes)
+        self._test(bundle, backbone, plan)
+
+    def _test(self, bundle: DataBundle, backbone: Backbone, plan: Plan) -> None:
+        from finetune.evaluation.metrics import score
+        from finetune.evaluation.predict import predict_images
+        from finetune.evaluation.table import write_predictions
+
+        untouched = plan.init == "pretrained" and all(phase.kind == "probe" for phase in plan.phases)
+        probabilities = predict_images(
+            backbone,
+            bundle.test,
+            cache=untouched and self.recipe.probe.cache,
+            threads=self.recipe.data.workers,
+            listener=self.listener,
+        )
+        scores = score(bundle.test.labels, probabilities, bundle.classes)
+        names = [bundle.test.name(i) for i in range(len(bundle.test))]
+        write_predictions(
+            self.folder.path / "predictions.csv", names, probabilities, bundle.classes, bundle.test.labels
+        )
+        if self.figures:
+            from finetune.report.run_figures import draw_figures
+
+            draw_figures(self.folder.path, scores)
+        result = {
+            "strategy": self.recipe.strategy,
+            "chosen": plan.strategy,
+            "backbone": self.recipe.backbone,
+            "data": bundle.source,
+            "classes": list(bundle.classes),
+            "test": scores.to_dict(),
+            "train_n": len(bundle.train),
+            "val_n": len(bundle.val),
+            "quarantined": len(bundle.quarantined),
+            "seconds": round(self._elapsed(), 3),
+            "trained_parameters": trained_parameters(backbone, plan),
+            "parameters": sum(p.numel() for p in backbone.parameters()),
+            "image_size": backbone.preprocessing.size,
+            "seed": self.recipe.seed,
+            "device": str(self.device),
+            "finetune": __version__,
+        }
+        self.folder.write_json("result.json", result)
+        self.listener.on_result(result)
+
+    def _elapsed(self) -> float:
+        return self.earlier + time.monotonic() - self.began
+
+    # --- stopping -------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM at any point become Interrupted with what to type next."""
+        try:
+            with _sigterm_raises():
+                yield
+        except (KeyboardInterrupt, Interrupted) as stop:
+            if not self.created:
+                raise Interrupted(
+                    "Stopped before anything was written. Run the same command again."
+                ) from None
+            with contextlib.suppress(FinetuneError):
+                self.folder.write_json("timing.json", {"seconds": self._elapsed()})
+            if isinstance(stop, Interrupted):
+                raise
+            raise Interrupted(f"Stopped. Go on with: finetune resume {self.folder.path}") from None
+
+
+def trained_parameters(backbone: Backbone, plan: Plan) -> int:
+    """Numbers that any phase of the plan changed: those of the trained stages and of the head."""
+    starts = [phase.train_from for phase in plan.phases if phase.kind == "gradient"]
+    lowest = min([*starts, backbone.num_stages])
+    stages = range(lowest, backbone.num_stages)
+    body = sum(p.numel() for stage in stages for _, p in backbone.stage_parameters(stage))
+    return body + sum(p.numel() for _, p in backbone.head_parameters())
+
+
+def _splits(bundle: DataBundle) -> list[tuple[str, ImageSet]]:
+    return [("train", bundle.train), ("val", bundle.val), ("test", bundle.test)]
+
+
+def _facts(backbone: Backbone, device: Any, threads: int) -> dict[str, Any]:
+    return {
+        "name": backbone.name,
+        "card": backbone.card,
+        "parameters": sum(p.numel() for p in backbone.parameters()),
+        "image_size": backbone.preprocessing.size,
+        "stages": list(backbone.stage_names),
+        "device": str(device),
+        "threads": threads,
+    }
+
+
+def _read_plan(folder: RunFolder) -> Plan:
+    from pydantic import ValidationError
+
+    from finetune.recipe import read_yaml
+    from finetune.strategy.plan import Plan
+
+    try:
+        return Plan.model_validate(read_yaml(folder.path / "plan.yaml"))
+    except ValidationError as error:
+        raise ConfigError(f"{folder.path / 'plan.yaml'} is not a plan: {error.errors()[0]['msg']}.") from None
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM as KeyboardInterrupt; outside the main thread Python allows no handlers and nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
