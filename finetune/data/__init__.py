@@ -6,4 +6,6 @@ AUGMENTATIONS: Registry[type] = Registry("augmentation")
 AUGMENTATIONS.add("none", "finetune.data.augment:NoAugmentation", "the evaluation image, every time the same")
 AUGMENTATIONS.add("light", "finetune.data.augment:Light", "crops of 70-100% of the image, left-right flips")
 AUGMENTATIONS.add("standard", "finetune.data.augment:Standard", "crops of 35-100%, flips, mild colour jitter")
-AUGMENTATIONS.add("strong", "finetune.data.augment:Strong", "crops of 25-100%, flips, TrivialAugment, erasing")
+AUGMENTATIONS.add(
+    "strong", "finetune.data.augment:Strong", "crops of 25-100%, flips, TrivialAugment, erasing"
+)

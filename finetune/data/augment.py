@@ -1,9 +1,9 @@
-"""Training augmentations: torchvision's v2 operations, with every random number drawn from one given generator.
+"""Training augmentations: torchvision's v2 operations, every random number from one given generator.
 
 torchvision's own transform classes draw from torch's global generator. That cannot be shared by threads that
 decode ahead of the training loop: neither the batches nor the network's dropout would repeat after a resume.
 So the parameters are drawn here, from a NumPy generator that belongs to one sample of one epoch, and the
-pixels are made by ``torchvision.transforms.v2.functional``. It is imported with the first image that needs it.
+pixels are made by ``torchvision.transforms.v2.functional``, imported with the first image that needs it.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def crop_box(
 ) -> Box:
     """(left, top, right, bottom) as in Inception's random resized crop, torchvision's parameters.
 
-    Ten tries for a box of the drawn area and ratio that fits; else the largest centred one of an allowed ratio.
+    Ten tries for a box of the drawn area and ratio; else the largest centred one of an allowed ratio.
     """
     width, height = size
     for _ in range(10):
@@ -158,12 +158,16 @@ def trivial_augment(image: Image.Image, rng: np.random.Generator, fill: Sequence
     return made
 
 
-def _affine(image: Image.Image, fill: list[int], translate: list[int], shear: list[float]) -> Any:
+def _affine(
+    image: Image.Image, fill: list[int], translate: list[int], shear: Sequence[float] = (0.0, 0.0)
+) -> Any:
     import torchvision.transforms.v2.functional as F
 
     # A shear keeps the upper left corner, as in torchvision's TrivialAugmentWide; a shift has no centre.
     centre = [0.0, 0.0] if any(shear) else None
-    return F.affine(image, angle=0.0, translate=translate, scale=1.0, shear=shear, fill=fill, center=centre)
+    return F.affine(
+        image, angle=0.0, translate=translate, scale=1.0, shear=list(shear), fill=fill, center=centre
+    )
 
 
 def _functional(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -188,15 +192,15 @@ _OPERATIONS: dict[str, Callable[[Image.Image, float, float, list[int]], Any]] = 
     "identity": lambda image, level, sign, fill: image,
     "shear_x": lambda image, level, sign, fill: _affine(image, fill, [0, 0], [_degrees(level, sign), 0.0]),
     "shear_y": lambda image, level, sign, fill: _affine(image, fill, [0, 0], [0.0, _degrees(level, sign)]),
-    "translate_x": lambda image, level, sign, fill: _affine(image, fill, [_shift(image, level, sign), 0], [0.0, 0.0]),
-    "translate_y": lambda image, level, sign, fill: _affine(image, fill, [0, _shift(image, level, sign)], [0.0, 0.0]),
+    "translate_x": lambda image, level, sign, fill: _affine(image, fill, [_shift(image, level, sign), 0]),
+    "translate_y": lambda image, level, sign, fill: _affine(image, fill, [0, _shift(image, level, sign)]),
     "rotate": lambda image, level, sign, fill: _functional("rotate", image, sign * 135.0 * level, fill=fill),
     "brightness": _enhance("brightness"),
     "color": _enhance("saturation"),
     "contrast": _enhance("contrast"),
     "sharpness": _enhance("sharpness"),
-    "posterize": lambda image, level, sign, fill: _functional("posterize", image, bits=round(8 - 6 * level)),
-    "solarize": lambda image, level, sign, fill: _functional("solarize", image, threshold=255.0 * (1 - level)),
+    "posterize": lambda image, level, sign, fill: _functional("posterize", image, round(8 - 6 * level)),
+    "solarize": lambda image, level, sign, fill: _functional("solarize", image, 255.0 * (1 - level)),
     "autocontrast": lambda image, level, sign, fill: _functional("autocontrast", image),
     "equalize": lambda image, level, sign, fill: _functional("equalize", image),
 }

@@ -39,7 +39,9 @@ def eval_tensor(images: ImageSet, prep: Preprocessing, threads: int = 1) -> Tens
     return out
 
 
-def eval_batches(images: ImageSet, prep: Preprocessing, batch_size: int, threads: int = 1) -> Iterator[Tensor]:
+def eval_batches(
+    images: ImageSet, prep: Preprocessing, batch_size: int, threads: int = 1
+) -> Iterator[Tensor]:
     """The same in order and in batches (B, 3, S, S) uint8, decoded in threads ahead of the consumer."""
 
     def make(pool: ThreadPoolExecutor, number: int) -> tuple[Tensor, list[Future[None]]]:
@@ -147,7 +149,10 @@ def _chunk(count: int, threads: int) -> int:
 
 
 def _ahead(
-    make: Callable[[ThreadPoolExecutor, int], tuple[T, list[Future[None]]]], start: int, end: int, threads: int
+    make: Callable[[ThreadPoolExecutor, int], tuple[T, list[Future[None]]]],
+    start: int,
+    end: int,
+    threads: int,
 ) -> Iterator[T]:
     """Results of ``make`` in order, the next ones being made in threads while the consumer has one."""
     waiting: deque[tuple[T, list[Future[None]]]] = deque()

@@ -54,7 +54,8 @@ class ReadDataset:
         try:
             item = self.dataset[row]
         except Exception as error:  # the dataset is the user's code: its own error stays chained below ours
-            raise DataError(f"{where} must be readable. Got {type(error).__name__}: {error} instead.") from error
+            words = f"{type(error).__name__}: {error}"
+            raise DataError(must(where, "readable", words)) from error
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise DataError(must(where, PAIR, _kind(item)))
         image, mode = as_image(item[0], where)
@@ -148,7 +149,8 @@ def _channels_last(array: np.ndarray, where: str, first: bool) -> np.ndarray:
             return array.transpose(1, 2, 0)
         if tail:
             return array
-    raise DataError(must(where, "an image of shape (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4", array.shape))
+    shapes = "an image of shape (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4"
+    raise DataError(must(where, shapes, array.shape))
 
 
 def _as_uint8(array: np.ndarray, where: str) -> np.ndarray:
@@ -168,7 +170,8 @@ def _as_uint8(array: np.ndarray, where: str) -> np.ndarray:
         return np.rint(array * 255.0).astype(np.uint8)
     if low >= 0 and high <= 255:
         return array.astype(np.uint8)
-    raise DataError(must(where, "an integer image with values in [0, 255]", f"values in [{low:.6g}, {high:.6g}]"))
+    got = f"values in [{low:.6g}, {high:.6g}]"
+    raise DataError(must(where, "an integer image with values in [0, 255]", got))
 
 
 def _kind(value: Any) -> str:

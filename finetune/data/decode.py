@@ -21,10 +21,11 @@ MAX_PIXELS = 100_000_000
 _COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")
 _RARE = ("WEBP", "TIFF", "MPO", "JPEG2000", "AVIF", "QOI", "ICO", "DIB", "PCX", "SGI", "PSD", "DDS", "ICNS")
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .ppm .pgm .pbm .pnm .pfm .webp .tif .tiff .mpo .jp2 .j2k .avif"
-    " .qoi .ico .pcx .sgi .rgb .bw .psd .dds .icns .tga .heic .heif .jxl".split()
-)
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".pfm", ".webp", ".tif", ".tiff", ".mpo", ".jp2", ".j2k", ".avif", ".qoi", ".ico", ".pcx", ".sgi", ".rgb",
+    ".bw", ".psd", ".dds", ".icns", ".tga", ".heic", ".heif", ".jxl",
+})  # fmt: skip
 """Names that claim to be an image; what such a file really holds is found out by opening it."""
 
 _TRANSPOSE = {
@@ -58,7 +59,8 @@ def open_rgb(source: str | Path | bytes, max_pixels: int = MAX_PIXELS, name: str
         return decode(data, max_pixels, Path(shown).suffix.lower())
     except DataError as problem:
         raise DataError(
-            f"Image {shown!r} must be a whole image file. Got one that {problem} instead. Replace or delete it."
+            f"Image {shown!r} must be a whole image file. Got one that {problem} instead. "
+            "Replace or delete it."
         ) from None
 
 
@@ -70,7 +72,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "") -> Image
 def check(
     data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "", room: int = 0
 ) -> tuple[ImageInfo, Image.Image | None]:
-    """Make sure that a file is whole: decode it if it has at most ``room`` pixels, else as cheaply as is sure.
+    """See that a file is whole: decode it if it has at most ``room`` pixels, else as cheaply as is sure.
 
     Cheaply means: a JPEG is decoded at 1/8, which reads every coefficient but computes 1/64 of the pixels;
     of a PNG the checksum of every chunk is tested; everything else is decoded and dropped. The sizes are
@@ -136,8 +138,8 @@ def _load(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _damaged(error: Exception) -> DataError:
-    """Parsers and decoders meet damaged bytes with OSError, SyntaxError, ValueError, IndexError, struct.error,
-    zlib.error and more. Whichever it is, the bytes are what is wrong; the decoder's words are kept."""
+    """Decoders meet damaged bytes with OSError, SyntaxError, ValueError, IndexError, struct.error, zlib.error
+    and more. Whichever it is, the bytes are what is wrong; the decoder's words are kept."""
     words = str(error).strip().rstrip(".") or type(error).__name__
     return DataError(f"is cut short or damaged ({words})")
 
@@ -210,7 +212,7 @@ def _from_deep(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
-    if image.mode.startswith("I;16") or getattr(image, "format", None) in ("PNG", "PPM") and image.mode == "I":
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         limits: tuple[float, ...] = (65535.0,)
     else:
         limits = (255.0, 65535.0) if image.mode == "I" else (1.0, 255.0)

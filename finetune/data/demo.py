@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from finetune.errors import ConfigError, RunError, missing_extra
+from finetune.errors import ConfigError, RunError, missing_extra, must
 from finetune.files import disk_error
 
 SIDE = 32
@@ -32,7 +32,8 @@ def write_demo_data(out: str | Path) -> Path:
 
     target = Path(out).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise RunError(f"--out must be a new or empty folder. Got {str(out)!r} instead, which exists. Choose another.")
+        got = f"{str(out)!r}, which exists,"
+        raise RunError(must("--out", "a new or empty folder", got, "Choose another."))
     digits = load_digits()
     temporary: Path | None = None
     try:

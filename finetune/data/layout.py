@@ -14,7 +14,7 @@ _ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "
           "dev": "val", "test": "test", "testing": "test"}  # fmt: skip
 _SKIPPED = {"__MACOSX", "@eaDir", "__pycache__", "$RECYCLE.BIN", "System Volume Information"}
 
-EXPECTED = "a folder with one sub-folder of images per class, with or without train/ val/ test/ above the classes"
+EXPECTED = "a folder with one sub-folder of images per class, with or without train/ val/ test/ above them"
 
 ClassFiles = dict[str, list[Path]]
 """Class name -> files below that class folder, sorted."""
@@ -40,7 +40,8 @@ def find_layout(path: str | Path | None) -> Layout:
         raise DataError(f"data.path must be {EXPECTED}. Got {str(path)!r} instead, which does not exist.")
     if not root.is_dir():
         raise DataError(
-            f"data.path must be {EXPECTED}. Got {str(path)!r} instead, which is a file. Unpack it if it is an archive."
+            f"data.path must be {EXPECTED}. Got {str(path)!r} instead, which is a file. "
+            "Unpack it if it is an archive."
         )
     roles = _roles(root)
     others = [d for d in subfolders(root) if d.name.lower() not in _ROLES and _has_candidates(d)]
@@ -116,8 +117,8 @@ def _roles(root: Path) -> dict[str, Path]:
             continue
         if role in roles and _class_folders(folder):
             raise DataError(
-                f"{str(root)!r} must hold one {role} folder. Got {roles[role].name!r} and {folder.name!r} instead. "
-                "Remove or merge one of them."
+                f"{str(root)!r} must hold one {role} folder. "
+                f"Got {roles[role].name!r} and {folder.name!r} instead. Remove or merge one of them."
             )
         roles.setdefault(role, folder)
     return roles
@@ -175,9 +176,10 @@ def _flat_layout(root: Path) -> Layout:
     if len(classes) == 1:
         (only,) = classes
         deeper = [d.name for d in _class_folders(root / only)] if (root / only).is_dir() else []
-        inner = f" Did you mean {str(root / only)!r}, which has {len(deeper)} sub-folders?" if len(deeper) > 1 else ""
-        remedy = inner or " Add a folder with images of another class: a classifier needs something to tell apart."
-        raise DataError(f"{str(root)!r} must hold at least 2 classes. Got only {only!r} instead.{remedy}")
+        remedy = "Add a folder with images of another class: a classifier needs something to tell apart."
+        if len(deeper) > 1:
+            remedy = f"Did you mean {str(root / only)!r}, which has {len(deeper)} sub-folders?"
+        raise DataError(f"{str(root)!r} must hold at least 2 classes. Got only {only!r} instead. {remedy}")
     return Layout(root, {"all": classes}, {"all": root.name}, notes)
 
 

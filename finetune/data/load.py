@@ -116,7 +116,8 @@ def _named(label: int | str, names: Sequence[str], where: str) -> int | str:
     if isinstance(label, str) or not names:
         return label
     if not 0 <= label < len(names):
-        raise DataError(must(f"The label of {where}", f"in 0..{len(names) - 1}, one of the {len(names)} classes", label))
+        span = f"in 0..{len(names) - 1}, one of the {len(names)} classes"
+        raise DataError(must(f"The label of {where}", span, label))
     return names[label]
 
 
@@ -135,7 +136,8 @@ def _require_two(classes: Sequence[str], where: str, quarantined: Sequence[Quara
     got = f"only {classes[0]!r}" if classes else "none"
     why = ""
     if quarantined:
-        why = f" {len(quarantined)} files could not be read; the first, {quarantined[0].path!r}, {quarantined[0].reason}."
+        first = quarantined[0]
+        why = f" {len(quarantined)} files could not be read; the first, {first.path!r}, {first.reason}."
     raise DataError(
         f"{where} must hold readable images of at least 2 classes. Got {got} instead.{why} "
         "Add images of another class: a classifier needs something to tell apart."

@@ -35,7 +35,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     """Per channel, of pixels in [0, 1]."""
     crop_mode: Literal["center", "squash", "border"] = "center"
-    """center: short side to the scale; squash: both sides; border: long side, the rest padded with the mean."""
+    """center: short side to the scale; squash: both; border: long side, padded with the mean."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or self.size < 1:
@@ -43,13 +43,11 @@ class Preprocessing:
         if not 0 < self.crop_pct <= 2:
             raise ConfigError(must("preprocessing.crop_pct", "a float in (0, 2]", repr(self.crop_pct)))
         if self.interpolation not in INTERPOLATIONS:
-            raise ConfigError(
-                must("preprocessing.interpolation", f"one of {', '.join(INTERPOLATIONS)}", repr(self.interpolation))
-            )
+            known = f"one of {', '.join(INTERPOLATIONS)}"
+            raise ConfigError(must("preprocessing.interpolation", known, repr(self.interpolation)))
         if self.crop_mode not in CROP_MODES:
-            raise ConfigError(
-                must("preprocessing.crop_mode", f"one of {', '.join(CROP_MODES)}", repr(self.crop_mode))
-            )
+            known = f"one of {', '.join(CROP_MODES)}"
+            raise ConfigError(must("preprocessing.crop_mode", known, repr(self.crop_mode)))
         for field, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != 3:
                 raise ConfigError(must(f"preprocessing.{field}", "three floats", repr(values)))
@@ -75,8 +73,14 @@ class Preprocessing:
                 raise ConfigError(f"preprocessing.{key}: unknown key.{did_you_mean(key, known)}")
         missing = [k for k in known if k not in tree and k != "crop_mode"]
         if missing:
-            raise ConfigError(must("preprocessing", f"a mapping with {', '.join(missing)}", "none of them"))
-        values = {k: tuple(v) if k in ("mean", "std") else v for k, v in tree.items()}
+            raise ConfigError(
+                must(
+                    "preprocessing",
+                    f"a mapping with {', '.join(known[:-1])}",
+                    f"one without {', '.join(missing)}",
+                )
+            )
+        values: dict[str, Any] = {k: tuple(v) if k in ("mean", "std") else v for k, v in tree.items()}
         return cls(**values)
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from finetune.data.imageset import DataBundle
 
 @dataclass(frozen=True)
 class Profile:
-    """Counts and sizes of a DataBundle. ``n``, ``counts``, ``median`` and ``imbalance`` are of training images."""
+    """Counts and sizes of a DataBundle; n, counts, median and imbalance are of the training images."""
 
     n: int
     """Training images."""

@@ -53,8 +53,8 @@ def split_sets(
     share = recipe.val_fraction
     if val is not None and test is None:
         told.append(
-            f"{called.get('val', 'val')} was given but no test set: it is the test set, and nothing is tuned on it; "
-            f"validation is {share:.0%} of {called.get('train', 'train')}."
+            f"{called.get('val', 'val')} was given but no test set: it is the test set, and nothing is tuned "
+            f"on it; validation is {share:.0%} of {called.get('train', 'train')}."
         )
         val, test = None, val
     elif test is not None and val is None:
@@ -62,8 +62,8 @@ def split_sets(
     elif test is None:
         rest = 1 - recipe.val_fraction - recipe.test_fraction
         told.append(
-            f"No validation or test set was given: the images are split {rest:.0%} / {recipe.val_fraction:.0%} / "
-            f"{recipe.test_fraction:.0%} by class with seed {seed}."
+            f"No validation or test set was given: the images are split {rest:.0%} / "
+            f"{recipe.val_fraction:.0%} / {recipe.test_fraction:.0%} by class with seed {seed}."
         )
         share = recipe.val_fraction / (1 - recipe.test_fraction)
     told += _copies(pool)
@@ -99,7 +99,7 @@ def _copies(images: ImageSet) -> list[str]:
     if not torn:
         return []
     example = " and ".join(repr(images.classes[k]) for k in torn[0][:2])
-    return [f"{len(torn)} images are present under more than one class (for example {example}): check their labels."]
+    return [f"{len(torn)} images are present under more than one class (as {example}): check their labels."]
 
 
 def _leaks(train: ImageSet, val: ImageSet, test: ImageSet) -> list[str]:
@@ -137,9 +137,11 @@ def _require_some(train: ImageSet, val: ImageSet, test: ImageSet, recipe: DataRe
             continue
         most = np.bincount(train.labels, minlength=1).max()
         if name == "validation" and recipe.limit_per_class == 1:
-            raise DataError("data.limit_per_class must be at least 2 where no val/ and test/ folders are given. "
-                            "Got 1 instead: with one image a class nothing is left to validate on.")
+            raise DataError(
+                "data.limit_per_class must be at least 2 where validation is taken from train. "
+                "Got 1 instead: with one image a class nothing is left to validate on."
+            )
         raise DataError(
-            f"At least one class must have 3 images to make training, validation and test sets. Got {most} in the "
-            f"largest class instead, which leaves no {name} images. Add images."
+            "At least one class must have 3 images to make training, validation and test sets. "
+            f"Got {most} for training in the largest class instead, and no {name} images. Add images."
         )

@@ -66,7 +66,7 @@ def centre_crop(image: Image.Image, side: int, fill: tuple[int, ...] = (0, 0, 0)
         image, width, height = canvas, wide, high
     if (width, height) == (side, side):
         return image
-    left, top = int(round((width - side) / 2.0)), int(round((height - side) / 2.0))
+    left, top = round((width - side) / 2.0), round((height - side) / 2.0)
     return image.crop((left, top, left + side, top + side))
 
 
