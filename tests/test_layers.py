@@ -23,7 +23,9 @@ LAYERS = [
     {"evaluation"},
     {"report", "export"},
     {"run_folder", "cookbook"},
+    {"pipeline"},
     {"api"},
+    {"classifier"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
