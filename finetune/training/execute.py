@@ -161,16 +161,10 @@ class _Work:
         images = self.bundle.train
         if phase.fit_on == "train+val":
             images = Joined(self.bundle.train, self.bundle.val)
-        last = self.backbone.num_stages - 1
         features = extract(
-            self.backbone,
-            images,
-            batch_size=64,
-            device=self.device,
-            cache=self.recipe.probe.cache,
-            taps="last" if set(phase.candidates) == {(last,)} else "all",
-            threads=choose_threads(self.recipe.data.workers),
-        )
+            self.backbone, images, batch_size=64, device=self.device, cache=self.recipe.probe.cache,
+            threads=self.recipe.data.workers,
+        )  # fmt: skip
         result = fit_probe(phase, features.taps, features.labels, len(self.bundle.classes), self.recipe.seed)
         self.backbone.set_head(torch.from_numpy(result.weight), torch.from_numpy(result.bias), result.taps)
         facts.update(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 from types import FrameType
@@ -45,4 +46,5 @@ class StopRequest:
 
     def stop(self, where: str) -> NoReturn:
         """Raise Interrupted, saying where and how to go on."""
-        raise Interrupted(f"Stopped {where}; state saved. Go on with: finetune resume {self.run}")
+        command = f"finetune resume {shlex.quote(self.run)}"
+        raise Interrupted(f"Stopped {where}; state saved. Go on with: {command}")

@@ -85,7 +85,6 @@ class Job:
         self.meter = Meter(engine.device)
         self.steps = phase.epochs * -(-len(feed) // phase.accumulate)
         self._factor = SCHEDULES.get(phase.schedule)(self.steps, warmup_steps(phase.warmup, self.steps))
-        self._head_lr_now = self._lr_now = 0.0
         self._saved_at = self._shown_at = self._started = time.perf_counter()
         self._save_cost = 0.0
         self._first_step = 0
@@ -107,9 +106,7 @@ class Job:
 
     def schedule_lr(self) -> None:
         """Set every group's learning rate for the coming step."""
-        factor = self._factor(self.progress.step)
-        self._lr_now, self._head_lr_now = self.phase.lr * factor, self.phase.head_lr * factor
-        set_lr(self.optimizer, factor)
+        set_lr(self.optimizer, self._factor(self.progress.step))
 
     def after_step(self, batches: int) -> None:
         """Count, look for trouble, log, save and stop where due."""
@@ -219,9 +216,13 @@ class Job:
             "epochs": self.phase.epochs,
             "step": self.progress.step,
             "steps": self.steps,
-            "lr": self._lr_now,
-            "head_lr": self._head_lr_now,
+            "lr": self.phase.lr * self._last_factor(),
+            "head_lr": self.phase.head_lr * self._last_factor(),
         }
+
+    def _last_factor(self) -> float:
+        """Of the last finished step."""
+        return self._factor(max(0, self.progress.step - 1))
 
     def _report(self, logging: bool) -> None:
         self.meter.pause_clock()
@@ -241,14 +242,18 @@ class Job:
 
     def _require_finite(self) -> None:
         if not self.meter.finite():
+            place = f"epoch {self.progress.epoch + 1} step {self.progress.step} of phase {self.phase.name!r}"
+            factor = self._last_factor()
+            rates = f"lr {self.phase.lr * factor:.3g}, head lr {self.phase.head_lr * factor:.3g}"
+            remedies = [f"lower the learning rate (train.lr={self.phase.lr / 10:.2g} "
+                        f"train.head_lr={self.phase.head_lr / 10:.2g})"]  # fmt: skip
+            if self.phase.clip_grad is None:
+                remedies.append("clip gradients (train.clip_grad=1)")
+            if self.engine.precision.dtype != "fp32":
+                remedies.append("compute in fp32 (train.precision=fp32)")
             raise TrainingError(
-                f"The loss is not a finite number at epoch {self.progress.epoch + 1} step {self.progress.step} of "
-                f"phase {self.phase.name!r} (lr {self._lr_now:.3g}, head lr {self._head_lr_now:.3g}): training "
-                f"has diverged. Lower the learning rate, for example train.lr={self.phase.lr / 10:.2g} "
-                f"train.head_lr={self.phase.head_lr / 10:.2g}"
-                + ("" if self.phase.clip_grad else ", turn clipping on with train.clip_grad=1")
-                + ("" if self.engine.precision.dtype == "fp32" else ", or use train.precision=fp32")
-                + ". The last checkpoint is from before."
+                f"The loss is not a finite number at {place} ({rates}): training has diverged. "
+                f"Remedies: {', '.join(remedies)}. The last checkpoint is from before."
             )
 
 

@@ -19,7 +19,8 @@ class Meter:
         self._device = device
         self._interval, self._epoch = self._zeros(), self._zeros()
         self._seconds = 0.0
-        self._speed_images, self._speed_seconds = 0, 0.0
+        self._images, self._busy = 0, 0.0
+        self._epoch_images, self._epoch_busy = 0, 0.0
         self._since = time.perf_counter()
 
     def _zeros(self) -> Tensor:
@@ -37,7 +38,7 @@ class Meter:
             ]
         )
         self._interval += row
-        self._speed_images += n
+        self._images += n
 
     def resume_clock(self) -> None:
         """Training goes on after something else (validation, saving)."""
@@ -47,7 +48,7 @@ class Meter:
         """What follows does not count as training time."""
         now = time.perf_counter()
         self._seconds += now - self._since
-        self._speed_seconds += now - self._since
+        self._busy += now - self._since
         self._since = now
 
     @property
@@ -57,10 +58,10 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Mean loss and accuracy of the interval so far, and the speed. Waits for the device."""
-        return self._means(self._interval) | {"images_per_second": self._rate()}
+        return self._means(self._interval) | {"images_per_second": _rate(self._images, self._busy)}
 
     def finite(self) -> bool:
-        """Whether every loss so far was a finite number. Waits for the device."""
+        """Whether every loss of the interval was a finite number. Waits for the device."""
         return bool(torch.isfinite(self._interval[0]))
 
     def close_interval(self) -> dict[str, float]:
@@ -68,18 +69,18 @@ class Meter:
         row = self.read()
         self._epoch += self._interval
         self._interval = self._zeros()
-        self._speed_images, self._speed_seconds = 0, 0.0
+        self._epoch_images += self._images
+        self._epoch_busy += self._busy
+        self._images, self._busy = 0, 0.0
         return row
 
     def close_epoch(self) -> dict[str, float]:
         """Mean loss and accuracy of the epoch, then start the next."""
-        row = self._means(self._epoch + self._interval) | {"images_per_second": self._rate()}
-        self._interval, self._epoch = self._zeros(), self._zeros()
-        self._speed_images, self._speed_seconds = 0, 0.0
+        self.close_interval()
+        row = self._means(self._epoch) | {"images_per_second": _rate(self._epoch_images, self._epoch_busy)}
+        self._epoch = self._zeros()
+        self._epoch_images, self._epoch_busy = 0, 0.0
         return row
-
-    def _rate(self) -> float:
-        return self._speed_images / self._speed_seconds if self._speed_seconds > 0 else 0.0
 
     @staticmethod
     def _means(sums: Tensor) -> dict[str, float]:
@@ -95,3 +96,7 @@ class Meter:
         self._interval = state["interval"].to(self._device, self._dtype)
         self._epoch = state["epoch"].to(self._device, self._dtype)
         self._seconds = float(state["seconds"])
+
+
+def _rate(images: int, seconds: float) -> float:
+    return images / seconds if seconds > 0 else 0.0
