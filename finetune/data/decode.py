@@ -35,8 +35,10 @@ _TRANSPOSE = {
 }  # fmt: skip
 _ORIENTATION = 0x0112
 
-# max_pixels below is checked by us, with a message; Pillow's own warning would only come twice.
+# max_pixels is checked here, with a message; Pillow's own warning would only come as a second one. Its
+# warnings about EXIF blocks and the like name no file and say nothing about the pixels.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def open_rgb(source: str | Path | bytes, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:
@@ -85,7 +87,8 @@ def check(
         return ImageInfo(rgb.width, rgb.height, mode), rgb
     try:
         if image.format == "PNG" and getattr(image, "n_frames", 1) == 1:
-            orientation = _orientation(image)
+            # Without EXIF before the pixels Pillow would decode them to look behind.
+            orientation = _orientation(image) if "exif" in image.info else 1
             image.verify()
         else:
             image.draft(mode, (max(1, width // 8), max(1, height // 8)))
