@@ -136,7 +136,8 @@ class Recipe(_Section):
 
     def override(self, *assignments: str, **keys: Any) -> Self:
         """A new recipe with ``key=value`` strings and top-level keywords applied. Raises ConfigError."""
-        tree = {**self.model_dump(), **keys}
+        # What was left out stays left out: a strategy may choose it.
+        tree = {**self.model_dump(exclude_unset=True), **keys}
         return type(self).from_mapping(apply_overrides(tree, assignments, type(self)))
 
     def to_yaml(self) -> str:
