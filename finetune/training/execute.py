@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from finetune.data.threads import worker_count
 from finetune.errors import RunError
 from finetune.events import Listener
 from finetune.files import atomic_write_json
@@ -192,7 +193,7 @@ class _Work:
             self.bundle,
             phase,
             seed=seed + 7919 * index,
-            threads=choose_threads(self.recipe.data.workers),
+            threads=worker_count(self.recipe.data.workers),
             device=self.device,
         )
         precision = Precision(

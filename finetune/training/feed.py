@@ -7,7 +7,6 @@ phase does not augment. ``forward`` takes either.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from finetune.data.batches import TrainBatches, eval_tensor
 from finetune.strategy.plan import GradientPhase
 from finetune.training.engine import to_device
 from finetune.training.precision import Precision
@@ -43,8 +43,6 @@ class Feed:
         threads: int,
         device: torch.device,
     ) -> None:
-        from finetune.data.batches import TrainBatches, eval_tensor
-
         self.backbone, self.phase, self.device, self.seed = backbone, phase, device, seed
         self.split = _cut(backbone, phase.train_from)
         prep = backbone.preprocessing
@@ -111,9 +109,7 @@ class Feed:
 
     def __len__(self) -> int:
         """Micro-batches an epoch."""
-        if self._train_hidden is None:
-            return len(self._train)
-        return max(1, math.ceil((len(self._train_hidden) - 1) / self.phase.batch_size))
+        return len(self._train)
 
     @property
     def images(self) -> int:
@@ -121,7 +117,7 @@ class Feed:
         return len(self._train_labels)
 
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Micro-batches of an epoch from number ``start`` on: order depends on (seed, epoch) alone."""
+        """Micro-batches of an epoch from number ``start`` on: their order comes from (seed, epoch) alone."""
         source = self._train.epoch(epoch, start) if self._train_hidden is None else self._cached(epoch, start)
         for inputs, labels in source:
             inputs, labels = to_device((inputs, labels), self.device)
@@ -129,12 +125,11 @@ class Feed:
 
     def _cached(self, epoch: int, start: int) -> Iterator[Batch]:
         assert self._train_hidden is not None
-        generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
-        order = torch.randperm(len(self._train_hidden), generator=generator)
+        order, size = torch.from_numpy(self._train.order(epoch)), self.phase.batch_size
         for number in range(start, len(self)):
-            # The last batch takes a left-over single image along: batch norm cannot train on one.
-            end = None if number == len(self) - 1 else (number + 1) * self.phase.batch_size
-            chosen = order[number * self.phase.batch_size : end]
+            # As TrainBatches does: a single image that is left over joins the last batch.
+            end = None if number == len(self) - 1 else (number + 1) * size
+            chosen = order[number * size : end]
             yield self._train_hidden[chosen], self._train_labels[chosen]
 
     def validation(self) -> Iterator[Batch]:

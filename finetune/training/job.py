@@ -22,7 +22,7 @@ from finetune.training.interrupt import StopRequest
 from finetune.training.meter import Meter
 from finetune.training.metrics_log import MetricsLog
 from finetune.training.optim import build_optimizer, param_groups, set_lr
-from finetune.training.schedule import warmup_steps
+from finetune.training.schedule import Schedule, warmup_steps
 
 if TYPE_CHECKING:
     from finetune.events import Listener
@@ -84,7 +84,7 @@ class Job:
         self.criterion = nn.CrossEntropyLoss(label_smoothing=phase.label_smoothing)
         self.meter = Meter(engine.device)
         self.steps = phase.epochs * -(-len(feed) // phase.accumulate)
-        self._factor = SCHEDULES.get(phase.schedule)(self.steps, warmup_steps(phase.warmup, self.steps))
+        self._factor: Schedule = SCHEDULES.get(phase.schedule)(self.steps, warmup_steps(phase.warmup, self.steps))
         self._saved_at = self._shown_at = self._started = time.perf_counter()
         self._save_cost = 0.0
         self._first_step = 0
