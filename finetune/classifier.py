@@ -34,10 +34,10 @@ class Classifier:
         strategy: ``auto``, ``linear``, ``multistage``, ``partial``, ``full``, ``lp-ft`` or ``scratch``.
         backbone: a zoo name, any timm or torchvision name, or a weight file.
         listener: is told what happens while fitting.
-        keys: any recipe key, bare or dotted with ``__`` for the dot (``epochs=5``, ``train__augment="none"``).
+        keys: any recipe key, bare or with ``__`` for the dot (``epochs=5``, ``train__augment="none"``).
             ``out`` keeps the run folder there; without it the folder lives as long as the object.
 
-    Attributes (after ``fit``): ``classes_`` (K,) names, or the ints of a dataset without names; ``run_``; ``result_``.
+    After ``fit``: ``classes_`` (K,) names, or the ints of a dataset without names; ``run_``; ``result_``.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Classifier:
     def fit(
         self, train: Any, val: Any = None, test: Any = None, *, classes: Sequence[str] | None = None
     ) -> Classifier:
-        """Train on a folder, a torch Dataset (anything with len and [index]) of (image, label), or a DataBundle.
+        """Train on a folder, a torch Dataset (anything with len, [index]) of (image, label), or a DataBundle.
 
         Without ``val`` and ``test`` both are split off, stratified. Raises FinetuneError.
         """
@@ -121,11 +121,11 @@ class Classifier:
         return np.array([int(n) for n in names]) if self._integers else np.array(names)
 
     def predict(self, images: Any) -> np.ndarray:
-        """(N,) classes of a list of paths, PIL images, arrays or tensors, or of a dataset. Raises DataError."""
+        """(N,) classes of a list of paths, PIL images, arrays or tensors, or a dataset. Raises DataError."""
         return self.classes_[self.predict_proba(images).argmax(axis=1)]
 
     def predict_proba(self, images: Any) -> np.ndarray:
-        """(N, K) probabilities in the order of ``classes_``. Raises DataError naming images it cannot read."""
+        """(N, K) probabilities in the order of ``classes_``. Raises DataError naming unreadable images."""
         answers = self.run_.predict(_images(images))
         wrong = [a.error for a in answers if a.error is not None]
         if wrong:

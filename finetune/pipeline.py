@@ -1,4 +1,4 @@
-"""One run from recipe to result: data, backbone, decision, plan, training, test, files. The order is the story."""
+"""One run from recipe to result: data, backbone, decision, plan, training, test, files."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from finetune import runtime
 from finetune.errors import ConfigError, FinetuneError, Interrupted, must
 from finetune.events import Listener
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.strategy import STRATEGIES
+from finetune.strategy.plan import Plan
 from finetune.version import __version__
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle, ImageSet
-    from finetune.strategy.decision import Decision
-    from finetune.strategy.plan import Plan
+    from finetune.features.source import SourceStatistics
+    from finetune.strategy.measure import Evidence
     from finetune.zoo.backbone import Backbone
 
 
@@ -45,12 +44,12 @@ class Pipeline:
         with self._interruptible():
             try:
                 bundle, backbone = self._prepare()
-                decision, plan = self._decide(bundle, backbone)
+                plan = self._decide(bundle, backbone)
             except FinetuneError as error:
                 if self.created and not isinstance(error, Interrupted):
                     self.folder.discard()
                 raise
-            self._finish(bundle, backbone, decision, plan, resume=False)
+            self._finish(bundle, backbone, plan, resume=False)
 
     def go_on(self) -> None:
         """A stopped run: the same recipe gives the same data; the plan is read back, never made anew."""
@@ -59,13 +58,13 @@ class Pipeline:
             if (self.folder.path / "timing.json").is_file():
                 self.earlier = float(self.folder.read_json("timing.json").get("seconds", 0.0))
             bundle, backbone = self._prepare(create=False)
-            if (self.folder.path / "plan.yaml").is_file():
-                decision = None
-                plan = _read_plan(self.folder)
+            saved = self.folder.path / "plan.yaml"
+            if saved.is_file():
+                plan = Plan.from_yaml(saved.read_text(encoding="utf-8"), str(saved))
                 self.listener.on_plan(plan)
             else:
-                decision, plan = self._decide(bundle, backbone)
-            self._finish(bundle, backbone, decision, plan, resume=True)
+                plan = self._decide(bundle, backbone)
+            self._finish(bundle, backbone, plan, resume=True)
 
     # --- the steps ------------------------------------------------------------------------------------
 
@@ -123,19 +122,25 @@ class Pipeline:
         )
         self.folder.write_json("env.json", runtime.environment(self.device))
 
-    def _decide(self, bundle: DataBundle, backbone: Backbone) -> tuple[Decision, Plan]:
-        from finetune.strategy.decide import decide
+    def _decide(self, bundle: DataBundle, backbone: Backbone) -> Plan:
+        from finetune.strategy.auto import choose
+        from finetune.strategy.context import Context
 
-        decision, plan = decide(self.recipe, bundle, backbone, self.device, self.listener)
+        ctx = Context.of(
+            self.recipe,
+            bundle.train.labels,
+            len(bundle.classes),
+            backbone,
+            lambda: look(self.recipe, bundle, backbone, self.listener),
+        )
+        plan, decision = choose(ctx)
         self.folder.write_json("decision.json", decision.to_dict())
         self.listener.on_decision(decision)
-        self.folder.write_text("plan.yaml", yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False))
+        self.folder.write_text("plan.yaml", plan.to_yaml())
         self.listener.on_plan(plan)
-        return decision, plan
+        return plan
 
-    def _finish(
-        self, bundle: DataBundle, backbone: Backbone, decision: Decision | None, plan: Plan, *, resume: bool
-    ) -> None:
+    def _finish(self, bundle: DataBundle, backbone: Backbone, plan: Plan, *, resume: bool) -> None:
         from finetune.training.execute import execute
         from finetune.zoo.create import create_backbone, save_backbone
 
@@ -173,7 +178,7 @@ class Pipeline:
         if self.figures:
             from finetune.report.run_figures import draw_figures
 
-            draw_figures(self.folder.path, scores)
+            draw_figures(self.folder.path, scores, backbone.stage_names)
         result = {
             "strategy": self.recipe.strategy,
             "chosen": plan.strategy,
@@ -243,16 +248,42 @@ def _facts(backbone: Backbone, device: Any, threads: int) -> dict[str, Any]:
     }
 
 
-def _read_plan(folder: RunFolder) -> Plan:
-    from pydantic import ValidationError
+def look(recipe: Recipe, bundle: DataBundle, backbone: Backbone, listener: Listener) -> Evidence:
+    """Measure the training images (at most 5000) on the frozen backbone's cached features."""
+    import numpy as np
 
-    from finetune.recipe import read_yaml
-    from finetune.strategy.plan import Plan
+    from finetune.features.extract import extract
+    from finetune.strategy.measure import measure, sample_indices
 
-    try:
-        return Plan.model_validate(read_yaml(folder.path / "plan.yaml"))
-    except ValidationError as error:
-        raise ConfigError(f"{folder.path / 'plan.yaml'} is not a plan: {error.errors()[0]['msg']}.") from None
+    labels = bundle.train.labels
+    images = bundle.train.subset(sample_indices(labels, seed=recipe.seed))
+    found = extract(
+        backbone,
+        images,
+        device=next(backbone.parameters()).device,
+        cache=recipe.probe.cache,
+        threads=recipe.data.workers,
+        message=listener.on_message,
+        progress=lambda done, total: listener.on_progress("looking at the images", done, total),
+    )
+    return measure(
+        found.taps,
+        found.labels,
+        len(bundle.classes),
+        n=len(labels),
+        counts=np.bincount(labels, minlength=len(bundle.classes)).tolist(),
+        source=_source_statistics(backbone) if recipe.pretrained else None,
+        seed=recipe.seed,
+    )
+
+
+def _source_statistics(backbone: Backbone) -> SourceStatistics | None:
+    """What the backbone's own source looks like to it, where it was measured: beside the weights."""
+    from finetune.features.source import SourceStatistics
+    from finetune.resources import weights_dir
+
+    path = weights_dir() / f"{backbone.card.name}.stats.safetensors"
+    return SourceStatistics.load(path) if backbone.card.source == "bundled" and path.is_file() else None
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from finetune.errors import RunError, did_you_mean, must
 from finetune.files import atomic_write_bytes, atomic_write_json, atomic_write_text, disk_error
 from finetune.recipe import Recipe
@@ -62,7 +64,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(error, self.path) from error
-        atomic_write_text(self.path / _MARK, _header(self.path) + repeatable(recipe).to_yaml())
+        atomic_write_text(self.path / _MARK, _header(self.path) + _dump(repeatable(recipe)))
         if self.path.resolve().parent == ROOT.resolve():
             self._point_latest()
 
@@ -138,12 +140,18 @@ def repeatable(recipe: Recipe) -> Recipe:
     """The recipe that repeats a run from any folder: absolute paths, and no output folder of its own."""
     keys: dict[str, Any] = {"out": None, "name": None}
     if recipe.data.path is not None:
-        data = recipe.data.model_dump()
+        data = recipe.data.model_dump(exclude_unset=True)
         keys["data"] = {**data, "path": str(Path(recipe.data.path).expanduser().resolve())}
     weights = recipe.backbone.removeprefix("local:")
     if Path(weights).expanduser().is_file():
         keys["backbone"] = recipe.backbone.replace(weights, str(Path(weights).expanduser().resolve()))
     return recipe.override(**keys)
+
+
+def _dump(recipe: Recipe) -> str:
+    """Everything resolved, but training keys that were left to the strategy: plan.yaml has those."""
+    tree = {**recipe.model_dump(), "train": recipe.train.model_dump(exclude_unset=True)}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def _header(path: Path) -> str:

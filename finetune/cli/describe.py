@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 from finetune.cli import screen
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from finetune.data.profile import Profile
+    from finetune.strategy.decision import Decision
     from finetune.strategy.plan import Plan
     from finetune.zoo.card import ModelCard
 
@@ -21,8 +24,8 @@ def data_lines(profile: Profile) -> list[str]:
     width, height = profile.widths[1], profile.heights[1]
     total = sum(profile.splits.values())
     lines = [
-        f"{profile.source or 'images'}: {total:,} images, {profile.num_classes} classes, typically {width} x {height} px"
-        + (", grey" if profile.grey else ""),
+        f"{profile.source or 'images'}: {total:,} images, {profile.num_classes} classes, "
+        f"typically {width} x {height} px{', grey' if profile.grey else ''}",
         ", ".join(f"{n:,} {_SPLIT[split]}" for split, n in profile.splits.items())
         + f"; {each} training images a class",
     ]
@@ -84,3 +87,40 @@ def show_plan(plan: Plan) -> None:
         screen.say()
     rows = [tuple(row.values()) for row in plan.rows()]
     screen.show(screen.table(tuple(plan.rows()[0]), rows, shrink=2))
+
+
+def show_decision(decision: Decision) -> None:
+    """The table with the chosen cell marked, the numbers behind it, the runner-up."""
+    if decision.cell is None:
+        screen.say(f"Amount of data: {decision.amount}.")
+    else:
+        screen.show(two_by_two(decision.cell))
+        screen.say()
+    for reason in decision.reasons:
+        screen.bullet(reason)
+    if decision.cell is not None:
+        second = f"; runner-up {decision.runner_up}" if decision.runner_up else ""
+        screen.say()
+        screen.say(f"Chosen: {decision.chosen}{second}.", style="bold")
+
+
+def two_by_two(cell: tuple[str, str]) -> RenderableType:
+    """The courses' table; the chosen cell is marked by an arrow, so that it shows without colours too."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from finetune.strategy.table import COLUMNS, ROWS, TEXTBOOK
+
+    found = Table(box=box.ROUNDED, show_lines=True, padding=(0, 1), header_style="none")
+    found.add_column("", width=14)
+    for column in COLUMNS:
+        found.add_column(f"{column} data set", ratio=1)
+    for row in ROWS:
+        cells = []
+        for column in COLUMNS:
+            _, words = TEXTBOOK[row, column]
+            here = (row, column) == cell
+            cells.append(Text(f"➤ {words}" if here else words, style="bold green" if here else "dim"))
+        found.add_row(Text(row), *cells)
+    return found

@@ -84,6 +84,8 @@ def step_text(row: dict[str, Any]) -> str:
         parts.append(f"loss {row['loss']:.3f}")
     if row.get("accuracy") is not None:
         parts.append(f"acc {screen.percent(row['accuracy'])}")
+    if row.get("val_accuracy") is not None:
+        parts.append(f"val {screen.percent(row['val_accuracy'])}")
     if row.get("images_per_second"):
         parts.append(f"{row['images_per_second']:.0f} img/s")
     if row.get("eta_seconds") is not None:
@@ -93,18 +95,7 @@ def step_text(row: dict[str, Any]) -> str:
 
 def epoch_text(row: dict[str, Any]) -> str:
     """
-    >>> epoch_text({"epoch": 3, "epochs": 20, "loss": 0.5, "accuracy": 0.8, "val_loss": 0.4, "val_accuracy": 0.85,
-    ...             "images_per_second": 312, "eta_seconds": 75})
-    'epoch  3/20  loss 0.500  acc 80.0%  val 85.0%  312 img/s  1 min 15 s left'
+    >>> epoch_text({"epoch": 3, "epochs": 20, "loss": 0.5, "accuracy": 0.8, "val_accuracy": 0.85})
+    'epoch  3/20  loss 0.500  acc 80.0%  val 85.0%'
     """
-    width = len(str(row["epochs"]))
-    text = step_text(row)
-    if row.get("val_accuracy") is not None:
-        head, _, tail = text.partition(f"acc {screen.percent(row.get('accuracy') or 0.0)}")
-        shown = f"val {screen.percent(row['val_accuracy'])}"
-        text = (
-            f"{head}acc {screen.percent(row['accuracy'])}  {shown}{tail}"
-            if tail or head != text
-            else f"{text}  {shown}"
-        )
-    return f"epoch {row['epoch']:>{width}}/{row['epochs']}  {text}"
+    return f"epoch {row['epoch']:>{len(str(row['epochs']))}}/{row['epochs']}  {step_text(row)}"

@@ -20,7 +20,8 @@ def show_scores(scores: dict[str, Any], title: str) -> None:
     line.append(f"{title}: ")
     line.append(screen.percent(scores["accuracy"]), style="bold green")
     line.append(
-        f"  (95% interval {screen.percent(low)} to {screen.percent(high)}; {right:,} of {scores['n']:,} images)"
+        f"  (95% interval {screen.percent(low)} to {screen.percent(high)}; "
+        f"{right:,} of {scores['n']:,} images)"
     )
     screen.show(line)
     extra = [

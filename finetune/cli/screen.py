@@ -43,6 +43,17 @@ def show(item: RenderableType) -> None:
     console().print(item)
 
 
+def bullet(text: str) -> None:
+    """A sentence of a list, wrapped beside its mark."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row("·", Text(text))
+    console().print(Padding(grid, (0, 0)))
+
+
 def heading(text: str) -> None:
     """An empty line and a title."""
     console().print()

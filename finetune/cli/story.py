@@ -99,8 +99,8 @@ class Story(Listener):
     def ending(self, path: Path, result: dict[str, Any]) -> None:
         """Cost, where everything lies, and what to type next."""
         cost = (
-            f"{screen.count(result['trained_parameters'])} of {screen.count(result['parameters'])} parameters "
-            f"trained, {screen.duration(result['seconds'])} in all."
+            f"{screen.count(result['trained_parameters'])} of {screen.count(result['parameters'])} "
+            f"parameters trained, {screen.duration(result['seconds'])} in all."
         )
         screen.say()
         screen.say(cost)

@@ -57,7 +57,7 @@ def log_loss(labels: Ints, probabilities: Floats) -> float:
 
 
 def top_k(labels: Ints, probabilities: Floats, k: int = 5) -> float:
-    """Share of images whose label is among the k most probable classes; ties count as the sort leaves them."""
+    """Share of images whose label is among the k most probable classes; ties go to the lower label."""
     _same_length(labels, probabilities)
     k = min(k, probabilities.shape[1])
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]

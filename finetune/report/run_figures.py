@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,25 @@ from finetune.report import figures
 from finetune.training.metrics_log import read_metrics
 
 
-def draw_figures(folder: Path, scores: Scores) -> list[str]:
+def draw_figures(folder: Path, scores: Scores, stage_names: Sequence[str]) -> list[str]:
     """confusion.png always; curves.png where steps were trained; stages.png where stages were measured."""
     drawn = {"confusion.png": figures.confusion(scores.matrix, [c.name for c in scores.classes])}
     rows = read_metrics(folder)
     if rows:
         drawn["curves.png"] = figures.curves(rows)
-    measured = stage_accuracies(folder)
-    if measured is not None:
-        drawn["stages.png"] = figures.stages(*measured)
+    evidence = _evidence(folder)
+    measured = evidence.get("stages") or []
+    if len(measured) == len(stage_names):
+        values, errors = [s["value"] for s in measured], [s["se"] for s in measured]
+        lines = {"nearest neighbours": evidence["knn"], "stages joined": evidence["concat"]["value"]}
+        drawn["stages.png"] = figures.stages(stage_names, values, errors, lines)
     for name, png in drawn.items():
         atomic_write_bytes(folder / name, png)
     return list(drawn)
 
 
-def stage_accuracies(folder: Path) -> tuple[list[str], list[float], list[float], dict[str, float]] | None:
-    """What decision.json says about each stage: names, chance-normalised accuracies, errors, lines to add."""
+def _evidence(folder: Path) -> dict[str, Any]:
+    """What decision.json says was measured; empty where nothing was."""
     path = folder / "decision.json"
-    evidence: Any = json.loads(path.read_text(encoding="utf-8")).get("evidence") if path.is_file() else None
-    stages = evidence.get("stages") if isinstance(evidence, dict) else None
-    if not stages:
-        return None
-    return (
-        [str(s["name"]) for s in stages],
-        [float(s["accuracy"]) for s in stages],
-        [float(s["se"]) for s in stages],
-        {},
-    )
+    found: Any = json.loads(path.read_text(encoding="utf-8")).get("evidence") if path.is_file() else None
+    return found if isinstance(found, dict) else {}
