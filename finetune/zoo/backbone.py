@@ -31,12 +31,11 @@ class Backbone(nn.Module):
     head: nn.Linear
 
     def __init__(
-        self, model: nn.Module, card: ModelCard, *, head: nn.Linear, head_path: str | None, head_shape: torch.Size | None,
-        image_size: int | None = None, probe_size: int | None = None,
+        self, model: nn.Module, card: ModelCard, *, head: nn.Linear | None, head_path: str | None, head_shape: torch.Size | None,
+        image_size: int | None = None, probe_size: int | None = None, built_size: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.model = model
-        self.head = head
         self.card = card
         self.name = card.name
         self.preprocessing: Preprocessing = card.preprocessing
@@ -48,6 +47,7 @@ class Backbone(nn.Module):
         self._timm_style = hasattr(model, "forward_features") and hasattr(model, "forward_head")
         self._frozen_below = 0
         self._norms_frozen = card.freeze_norms
+        self._built_size = built_size
         x = self._probe()
         body_output: list[Tensor] = []
 
@@ -68,8 +68,13 @@ class Backbone(nn.Module):
         self.num_stages: int = len(self.stage_names)
         self.head_taps: tuple[int, ...] = (self.num_stages - 1,)
         self._cuts = find_cuts(model, calls, self._layout.ends, body_output[0], timm_style=self._timm_style)
-        if head.in_features != self.feature_width:
-            raise ZooError(must(f"head of {self.name}", f"{self.feature_width} wide", head.in_features))
+        if head is not None and head.in_features == self.feature_width:
+            self.head = head
+        else:
+            # No classifier came with the weights, or one that reads something else than the embedding.
+            self.head = nn.Linear(self.feature_width, max(1, card.source_classes))
+            self.head_path = head_path if head is None else None
+            self.head_shape = None
 
     # --- forward passes ---------------------------------------------------------------------------------
 
@@ -136,7 +141,10 @@ class Backbone(nn.Module):
         self._check_split(stage)
         if stage == 0:
             return x
-        module = self.model.get_submodule(self._cuts[stage].entry)
+        entry = self._cuts[stage].entry
+        if not entry:
+            return self.model.forward_features(x)  # type: ignore[operator,no-any-return]
+        module = self.model.get_submodule(entry)
 
         def stop(_: nn.Module, args: tuple[Any, ...]) -> None:
             raise Reached(args[0])
@@ -277,9 +285,19 @@ class Backbone(nn.Module):
             twin = copy.deepcopy(self).eval().requires_grad_(False)
         return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the source library's own model holds all of this network, head included."""
+        return self.head_path is not None and self.head_taps == (self.num_stages - 1,)
+
+    @property
+    def built_size(self) -> int | None:
+        """Input side that a network of fixed input was built for, pixels; None where any side will do."""
+        return self._built_size
+
     def plain_state_dict(self) -> dict[str, Tensor]:
         """The weights under the names of the source library. Raises ZooError where the head has no place there."""
-        if self.head_path is None or self.head_taps != (self.num_stages - 1,):
+        if self.head_path is None or not self.is_plain:
             raise ZooError(f"The head of {self.name} has no counterpart in plain {self.card.source} weights.")
         state = dict(self.model.state_dict())
         shape = (self.num_classes, *(self.head_shape or self.head.weight.shape)[1:])

@@ -25,7 +25,7 @@ class Cut:
     """The rest of the network after a cut, as a chain of modules."""
 
     entry: str
-    """The module that the activations enter."""
+    """The module that the activations enter; "" where they leave ``forward_features``."""
     chain: tuple[str, ...]
     """Modules to call one after the other, with FLATTEN between some."""
     timm_style: bool
@@ -52,6 +52,9 @@ def find_cuts(
             continue
         rest = [call for call in chain if call.start >= end]
         steps = _linked(rest)
+        if timm_style and not rest:
+            cuts[stage] = Cut("", (), timm_style)
+            continue
         if not rest or steps is None:
             continue
         final = rest[-1].output

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from finetune.zoo.trace import Call, flat_chain
 # Architectures of torchvision whose stages do not show as drops in resolution along a chain of modules.
 _TORCHVISION_TAPS = (
     (r"vit_.*", r"encoder\.layers\.encoder_layer_\d+"),
-    (r"swin_.*", r"features\.[1357]"),
+    (r"(swin|convnext)_.*", r"features\.[01357]"),
     (r"maxvit_.*", r"blocks\.\d+"),
 )
 _BLOCK = re.compile(r"(?P<column>.*[a-z])[._]?(?P<index>\d+)")
@@ -94,11 +94,12 @@ def find_layout(
     the stem. What runs after the last end belongs to the last stage, unless it holds several weight matrices
     (fc6 and fc7 of AlexNet and VGG, attention pooling): then it is a stage of its own.
     """
-    marks = _override_marks(calls, override) if override else _group(_found_marks(model, arch, calls))
-    if marks and _STACK.search(marks[0].module.removesuffix(marks[0].name) + marks[0].module):
-        first = marks[0]
-        entry = _first_of_group(first, calls)
-        if _matrices(model, calls, 0, calls[entry].start):
+    marks = _override_marks(calls, override) if override else _group(_found_marks(model, arch, calls), calls)
+    if marks and override is None:
+        entry = _first_of_group(marks[0], calls)
+        if not _STACK.search(entry):  # resnet's act1, densenet's norm0: the stem is a mark already
+            marks[0] = replace(marks[0], name="stem")
+        elif _matrices(model, calls, 0, calls[entry].start):
             marks.insert(0, _Mark("stem", entry, "input"))
     marks = _with_weights(model, calls, marks)
     last = marks[-1].time(calls) if marks else 0
@@ -145,15 +146,28 @@ def _resolution_marks(model: nn.Module, calls: dict[str, Call]) -> list[_Mark]:
     for here, after in zip(chain, [*chain[1:], None], strict=True):
         assert here.output is not None
         if after is None or after.output is None or after.output.shape[2:] != here.output.shape[2:]:
-            marks.append(_Mark(here.name, here.name))
+            name = _outermost(here, calls, marks[-1].time(calls) if marks else 0)
+            marks.append(_Mark(name, name))
     return marks
 
 
-def _group(marks: list[_Mark]) -> list[_Mark]:
-    """Blocks of one column with the same width become _GROUPS marks at even distances."""
+def _outermost(call: Call, calls: dict[str, Call], since: float) -> str:
+    """layer1 rather than layer1.2 where the container began in this stage and gives the same tensor."""
+    name = call.name
+    while (parent := calls.get(name.rpartition(".")[0])) and parent.name:
+        if parent.start < since or parent.output is not call.output:
+            break
+        name = parent.name
+    return name
+
+
+def _group(marks: list[_Mark], calls: dict[str, Call]) -> list[_Mark]:
+    """Blocks of one column with outputs of one shape become _GROUPS marks at even distances."""
     columns = [_BLOCK.fullmatch(mark.module) for mark in marks]
     same = {c["column"] for c in columns if c} if all(columns) else set()
-    if len(marks) <= _GROUPS or len(same) != 1 or len({mark.channels for mark in marks}) != 1:
+    outputs = [mark.tensor(calls) for mark in marks]
+    shapes = {None if h is None else h.shape for h in outputs}
+    if len(marks) <= _GROUPS or len(same) != 1 or len(shapes) != 1:
         return marks
     grouped, start = [], 0
     for group in range(_GROUPS):
