@@ -6,9 +6,13 @@ it says which stages train, how the head is solved, at which learning rates, for
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from finetune.errors import ConfigError, did_you_mean, must
 
 
 class _Frozen(BaseModel):
@@ -26,7 +30,7 @@ class ProbePhase(_Frozen):
     solver: Literal["logistic", "ridge"] = "logistic"
     lambdas: tuple[float, ...] = Field(default=())
     """L2 strengths to try; empty = the solver's own log grid."""
-    folds: int = 5
+    folds: int = Field(5, ge=2)
     fit_on: Literal["train", "train+val"] = "train"
     """``train+val`` when no later phase needs the validation split: lambda is cross-validated anyway."""
 
@@ -36,14 +40,14 @@ class GradientPhase(_Frozen):
 
     kind: Literal["gradient"] = "gradient"
     name: str = "finetune"
-    train_from: int
+    train_from: int = Field(ge=0)
     """Index of the first stage that trains; everything below is frozen, running statistics too.
     ``num_stages`` trains the head alone, 0 trains everything, 1 all but the stem."""
-    epochs: int
+    epochs: int = Field(ge=1)
     optimizer: str = "sgd"
-    lr: float
+    lr: float = Field(gt=0)
     """Learning rate of the last stage at its peak, already scaled to the batch size."""
-    head_lr: float
+    head_lr: float = Field(gt=0)
     """Learning rate of the head at its peak."""
     stage_decay: float = 1.0
     """Each stage further from the head gets this factor of the LR of the next one (layer-wise decay)."""
@@ -52,8 +56,8 @@ class GradientPhase(_Frozen):
     schedule: str = "cosine"
     warmup: float = 0.1
     """Share of the steps spent in linear warm-up."""
-    batch_size: int = 64
-    accumulate: int = 1
+    batch_size: int = Field(64, ge=1)
+    accumulate: int = Field(1, ge=1)
     """Micro-batches a step; the effective batch is batch_size * accumulate."""
     clip_grad: float | None = 1.0
     label_smoothing: float = 0.0
@@ -64,7 +68,7 @@ class GradientPhase(_Frozen):
     """Whether norm layers of *trained* stages update their running statistics."""
 
 
-Phase = ProbePhase | GradientPhase
+Phase = Annotated[ProbePhase | GradientPhase, Field(discriminator="kind")]
 
 
 class Plan(_Frozen):
@@ -72,7 +76,7 @@ class Plan(_Frozen):
 
     strategy: str
     init: Literal["pretrained", "random"] = "pretrained"
-    phases: tuple[Phase, ...]
+    phases: tuple[Phase, ...] = Field(min_length=1)
     why: str = ""
     """One sentence for the reader."""
 
@@ -82,10 +86,56 @@ class Plan(_Frozen):
         for phase in self.phases:
             if isinstance(phase, ProbePhase):
                 taps = " | ".join("+".join(map(str, c)) for c in phase.candidates)
-                rows.append({"phase": phase.name, "trains": "head", "how": f"{phase.solver}, stages {taps}",
-                             "lr": "-", "epochs": "-"})
+                rows.append(
+                    {
+                        "phase": phase.name,
+                        "trains": "head",
+                        "how": f"{phase.solver}, stages {taps}",
+                        "lr": "-",
+                        "epochs": "-",
+                    }
+                )
             else:
-                rows.append({"phase": phase.name, "trains": f"stages {phase.train_from}.. + head",
-                             "how": f"{phase.optimizer}, {phase.schedule}, {phase.augment}",
-                             "lr": f"{phase.lr:.2g} (head {phase.head_lr:.2g})", "epochs": str(phase.epochs)})
+                rows.append(
+                    {
+                        "phase": phase.name,
+                        "trains": f"stages {phase.train_from}.. + head",
+                        "how": f"{phase.optimizer}, {phase.schedule}, {phase.augment}",
+                        "lr": f"{phase.lr:.2g} (head {phase.head_lr:.2g})",
+                        "epochs": str(phase.epochs),
+                    }
+                )
         return rows
+
+    def to_yaml(self) -> str:
+        """For plan.yaml; ``from_yaml`` gives an equal plan back, and a person may edit it in between."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, text: str, source: str = "plan.yaml") -> Plan:
+        """Read a plan; raises ConfigError with every problem, unknown keys with the nearest known one."""
+        try:
+            tree = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{source} is not valid YAML: {getattr(error, 'problem', error)}.") from None
+        if not isinstance(tree, Mapping):
+            raise ConfigError(must(source, "a mapping with strategy and phases", type(tree).__name__))
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            problems = [_problem(item) for item in error.errors()]
+            noun = "problem" if len(problems) == 1 else "problems"
+            raise ConfigError(f"{len(problems)} {noun} in {source}: {' · '.join(problems)}") from None
+
+
+def _problem(item: Any) -> str:
+    """One line about one pydantic error."""
+    where = [str(part) for part in item["loc"] if part not in ("probe", "gradient")]
+    if item["type"] == "extra_forbidden":
+        known = {*Plan.model_fields, *ProbePhase.model_fields, *GradientPhase.model_fields}
+        return f"{'.'.join(where)}: unknown key.{did_you_mean(where[-1], known)}"
+    if item["type"] in ("missing", "union_tag_not_found"):
+        key = ".".join(where) if item["type"] == "missing" else ".".join([*where, "kind"])
+        return f"{key}: must be given"
+    message = item["msg"].replace("Input should be", "must be").rstrip(".")
+    return f"{'.'.join(where)}: {message}. Got {item['input']!r} instead."

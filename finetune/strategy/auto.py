@@ -1,0 +1,54 @@
+"""`auto`: measure, find the cell, take its strategy."""
+
+from __future__ import annotations
+
+from typing import final
+
+from finetune.strategy.base import Strategy
+from finetune.strategy.context import Context
+from finetune.strategy.decision import Decision, decide, given
+from finetune.strategy.plan import GradientPhase, Plan
+
+
+@final
+class Auto(Strategy):
+    """The only strategy that looks at the features before it plans."""
+
+    def plan(self, ctx: Context) -> Plan:
+        """The chosen strategy's plan; ``strategy`` in it is the chosen one's name."""
+        return plan_of(ctx, self.decide(ctx))
+
+    def decide(self, ctx: Context) -> Decision:
+        """Measures (once) and decides. Raises StrategyError where nothing can be measured."""
+        return decide(ctx.evidence)
+
+
+def choose(ctx: Context) -> tuple[Plan, Decision]:
+    """The plan and the decision behind it for the recipe's strategy, whichever it is.
+
+    Raises ConfigError for an unknown strategy, StrategyError where it cannot be applied.
+    """
+    from finetune.strategy import STRATEGIES
+
+    strategy = STRATEGIES.get(ctx.recipe.strategy)()
+    if isinstance(strategy, Auto):
+        decision = strategy.decide(ctx)
+        return plan_of(ctx, decision), decision
+    return strategy.plan(ctx), given(ctx, ctx.recipe.strategy)
+
+
+def plan_of(ctx: Context, decision: Decision) -> Plan:
+    """The chosen strategy's plan, learning rates adapted to the distance from the source."""
+    from finetune.strategy import STRATEGIES
+
+    plan = STRATEGIES.get(decision.chosen)().plan(ctx)
+    if decision.lr_factor == 1.0 or ctx.train.lr is not None:
+        return plan
+    phases = tuple(_faster(phase, decision.lr_factor, ctx) if isinstance(phase, GradientPhase) else phase
+                   for phase in plan.phases)  # fmt: skip
+    return plan.model_copy(update={"phases": phases})
+
+
+def _faster(phase: GradientPhase, factor: float, ctx: Context) -> GradientPhase:
+    head = phase.head_lr if ctx.train.head_lr is not None else phase.head_lr * factor
+    return phase.model_copy(update={"lr": phase.lr * factor, "head_lr": head})

@@ -1,0 +1,91 @@
+"""What a strategy may look at: the recipe, the counts, facts about the backbone, evidence on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from finetune.errors import StrategyError, must
+from finetune.recipe import Recipe, TrainRecipe
+from finetune.strategy.measure import Evidence
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from finetune.zoo.card import ModelCard
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that a plan depends on. ``evidence`` is only called by strategies that measure."""
+
+    recipe: Recipe
+    counts: tuple[int, ...]
+    """Training images of each class."""
+    card: ModelCard
+    num_stages: int
+    look: Callable[[], Evidence]
+    """Measures; use ``ctx.evidence``, which asks once."""
+
+    def __post_init__(self) -> None:
+        if len(self.counts) < 2:
+            raise StrategyError(
+                must(
+                    "the number of classes", "at least 2", len(self.counts), "Add a folder for another class."
+                )
+            )
+        empty = sum(c == 0 for c in self.counts)
+        if sum(self.counts) == 0 or empty == len(self.counts) - 1:
+            raise StrategyError(
+                must(
+                    "the training split",
+                    "images of at least 2 classes",
+                    f"images of {len(self.counts) - empty}",
+                )
+            )
+        if self.num_stages < 1:
+            raise StrategyError(must("the backbone", "at least one stage deep", self.num_stages))
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, labels: np.ndarray, num_classes: int, backbone: Any, look: Callable[[], Evidence]
+    ) -> Context:
+        """From the training labels and a Backbone."""
+        import numpy as np
+
+        counts = tuple(int(c) for c in np.bincount(labels, minlength=num_classes))
+        return cls(recipe, counts, backbone.card, backbone.num_stages, look)
+
+    @property
+    def train(self) -> TrainRecipe:
+        """The recipe's ``train`` section."""
+        return self.recipe.train
+
+    @property
+    def n_train(self) -> int:
+        """Training images."""
+        return sum(self.counts)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, those without training images included."""
+        return len(self.counts)
+
+    @property
+    def median(self) -> float:
+        """Median images of the classes that have any."""
+        present = sorted(c for c in self.counts if c)
+        middle = len(present) // 2
+        return float(present[middle]) if len(present) % 2 else (present[middle - 1] + present[middle]) / 2
+
+    @property
+    def last(self) -> int:
+        """Index of the last stage."""
+        return self.num_stages - 1
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What was measured; the features are computed at the first use."""
+        return self.look()

@@ -1,0 +1,198 @@
+"""The decision: both axes with their numbers, the cell, the choice, the runner-up and the reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune.strategy.context import Context
+from finetune.strategy.measure import Evidence
+from finetune.strategy.table import (
+    TEXTBOOK,
+    THRESHOLDS,
+    Amount,
+    Column,
+    Row,
+    Thresholds,
+    amount_of,
+    cell_of,
+    likeness_of,
+    render,
+)
+
+TINY = 5.0
+"""Below this median of images a class the heads alone are trained, however far the source is."""
+
+SOLVED = 0.005
+"""A leave-one-out error of the linear head below this leaves tuning nothing to win."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was chosen and why. ``to_dict`` is decision.json."""
+
+    amount: Amount
+    similarity: float | None
+    """In [0, 1]; None where nothing was measured because the strategy was given."""
+    cell: tuple[Row, Column] | None
+    chosen: str
+    runner_up: str | None
+    reasons: tuple[str, ...]
+    expected: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Strategy -> (accuracy, standard error), shares, where it could be measured without training."""
+    evidence: Evidence | None = None
+    lr_factor: float = 1.0
+    """What the plan's learning rates are multiplied by, compared with the chosen strategy's own."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "amount": self.amount,
+            "similarity": None if self.similarity is None else round(self.similarity, 3),
+            "cell": None if self.cell is None else f"{self.cell[0]}, {self.cell[1]}",
+            "chosen": self.chosen,
+            "runner_up": self.runner_up,
+            "reasons": list(self.reasons),
+            "evidence": {
+                **({} if self.evidence is None else self.evidence.to_dict()),
+                "expected": {k: {"accuracy": a, "se": se} for k, (a, se) in self.expected.items()},
+            },
+        }
+
+    def table(self) -> str:
+        """The 2x2 table with the cell marked."""
+        return render(self.cell)
+
+
+def given(ctx: Context, strategy: str) -> Decision:
+    """The decision where the user made it; nothing is measured."""
+    return Decision(
+        amount=amount_of(ctx.n_train, ctx.median), similarity=None, cell=None,
+        chosen=strategy, runner_up=None,
+        reasons=(f"{strategy} was asked for; strategy=auto would measure and choose.",),
+    )  # fmt: skip
+
+
+def similarity_of(evidence: Evidence) -> tuple[float, tuple[str, ...]]:
+    """Similarity in [0, 1] and the figures behind it, in words.
+
+    What counts is whether the task separates in the last stage as well as it could; how pictures look does not
+    decide (arXiv 2410.08194). Three parts, each pulled to 1/2 by its own standard error, so that twenty
+    images do not speak as loudly as two thousand:
+
+    - headroom: the share of the last stage's errors that earlier stages would mend. 0 is similar, 30% is far;
+    - bought: the share of the last stage's accuracy that the first stage lacks. 60% is similar, 0 is far;
+    - distance (where the backbone has source statistics): 1 is the source itself, 1.5 and more is far.
+
+    Weights .4, .2, .4 and the end points are proposals, set on the six visible data sets.
+    """
+    last, se = evidence.last.value, evidence.last.se
+    error, seen = max(1 - last, se), max(last, se, 1e-6)
+    headroom = evidence.gain / error
+    bought = evidence.affinity / seen
+    parts = [
+        (
+            0.4,
+            1 - headroom / 0.3,
+            se / error / 0.3,
+            f"earlier stages would mend {_share(headroom)} of its errors",
+        ),
+        (
+            0.2,
+            bought / 0.6,
+            1.4 * se / seen / 0.6,
+            f"{_share(bought)} of its accuracy is not in the first stage yet",
+        ),
+    ]
+    if evidence.source_distance is not None:
+        far = evidence.source_distance
+        parts.append((0.4, 1 - (far - 1) / 0.5, 0.0, f"feature distance {far:.2f}x the source's own"))
+    total = sum(weight for weight, *_ in parts)
+    value = 0.0
+    for weight, raw, noise, _ in parts:
+        value += weight / total * (0.5 + (min(1.0, max(0.0, raw)) - 0.5) / (1 + (2 * noise) ** 2))
+    return value, tuple(words for *_, words in parts)
+
+
+def decide(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> Decision:
+    """From evidence to a strategy: the table, leaning towards tuning unless the data are tiny."""
+    amount = amount_of(evidence.n, evidence.median, cut)
+    similarity, because = similarity_of(evidence)
+    cell = cell_of(amount, similarity, cut)
+    k = evidence.num_classes
+    linear = (evidence.last.accuracy(k), evidence.last.se * (1 - 1 / k))
+    best = max((evidence.concat, *evidence.stages), key=lambda score: score.value)
+    multi = (best.accuracy(k), best.se * (1 - 1 / k))
+    reasons = [
+        f"Amount: {amount}: {evidence.n} images, median {evidence.median:g} a class, {k} classes.",
+        f"Similarity: {similarity:.2f}, {likeness_of(similarity, cut)}: {'; '.join(because)}.",
+        f"A linear head on the last stage gets {_percent(linear)} without seeing the image; "
+        f"stage by stage {', '.join(f'{100 * s.accuracy(k):.0f}' for s in evidence.stages)}, "
+        f"joined {100 * evidence.concat.accuracy(k):.0f}.",
+    ]
+    chosen, runner_up, why = _choose(evidence, amount, cell, linear[0])
+    reasons.append(why)
+    textbook = TEXTBOOK[cell][0]
+    if chosen != textbook:
+        reasons.append(f"The textbook's table would say {textbook} for this cell.")
+    more = evidence.more_images_for(0.05)
+    if more is not None:
+        reasons.append(f"About {more} more images a class should give the linear head 5 points more.")
+    far = cell[1] == "very different"
+    return Decision(
+        amount=amount, similarity=similarity, cell=cell,
+        chosen=chosen, runner_up=runner_up, reasons=tuple(reasons),
+        expected={"linear": linear, "multistage": multi}, evidence=evidence,
+        lr_factor=2.0 if far and chosen in ("partial", "lp-ft", "full") else 1.0,
+    )  # fmt: skip
+
+
+def _choose(
+    evidence: Evidence, amount: Amount, cell: tuple[Row, Column], linear: float
+) -> tuple[str, str, str]:
+    """Chosen, runner-up, and why the one and not the other."""
+    row, column = cell
+    near = column == "very similar"
+    if 1 - linear < SOLVED:
+        return "linear", "partial", (
+            f"The linear head errs on {100 * (1 - linear):.1f}% of images: partial has nothing left to win."
+        )  # fmt: skip
+    if evidence.median < TINY:
+        first = "linear" if near or evidence.gain <= 2 * evidence.last.se else "multistage"
+        second = "multistage" if first == "linear" else "linear"
+        return (
+            first,
+            second,
+            f"With {evidence.median:g} images a class tuning the network fits the noise; {second} is next.",
+        )
+    if row == "very little data":
+        if near:
+            return (
+                "linear",
+                "partial",
+                "Near the source the last stage fits already; partial gains little from few images.",
+            )
+        return "lp-ft", "multistage", (
+            f"Far from the source the features must move, even for few images; earlier stages alone "
+            f"(multistage) add {100 * evidence.gain:.1f} points to the linear head."
+        )  # fmt: skip
+    if near:
+        return (
+            "partial",
+            "lp-ft",
+            "Near the source the early stages fit; lp-ft would cost more time and move what is right.",
+        )
+    return (
+        "lp-ft",
+        "full",
+        "Far from the source more than the last stage must change; full would move the stem too.",
+    )
+
+
+def _share(value: float) -> str:
+    return f"{100 * min(1.0, max(0.0, value)):.0f}%"
+
+
+def _percent(figure: tuple[float, float]) -> str:
+    return f"{100 * figure[0]:.1f}% (+-{100 * figure[1]:.1f})"

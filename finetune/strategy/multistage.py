@@ -1,0 +1,43 @@
+"""`multistage`: where the source is far, earlier stages may say more than the last."""
+
+from __future__ import annotations
+
+from typing import final
+
+from finetune.strategy.base import Strategy
+from finetune.strategy.context import Context
+from finetune.strategy.measure import pick_stages
+from finetune.strategy.plan import Plan, ProbePhase
+
+
+@final
+class Multistage(Strategy):
+    """A linear classifier on the stages of least cross-validated log-loss; the last alone is a candidate."""
+
+    def plan(self, ctx: Context) -> Plan:
+        """One probe phase over the last stage, single earlier ones, the last two, and all picked ones."""
+        probe = ctx.recipe.probe
+        phase = ProbePhase(
+            name="multi-stage probe", candidates=candidate_stages(ctx.num_stages), solver=probe.solver,
+            folds=probe.folds, fit_on="train+val",
+        )  # fmt: skip
+        return Plan(
+            strategy="multistage",
+            phases=(phase,),
+            why="A linear classifier on the stages that separate the classes best.",
+        )
+
+
+def candidate_stages(num_stages: int) -> tuple[tuple[int, ...], ...]:
+    """Sets of stages worth trying, the last alone first.
+
+    >>> candidate_stages(5)
+    ((4,), (3,), (2,), (1,), (3, 4), (1, 2, 3, 4))
+    >>> candidate_stages(1)
+    ((0,),)
+    """
+    picked = pick_stages(num_stages)
+    singles = tuple((i,) for i in reversed(picked))
+    pairs = (picked[-2:],) if len(picked) > 2 else ()
+    joined = (picked,) if len(picked) > 1 else ()
+    return (*singles, *pairs, *joined)

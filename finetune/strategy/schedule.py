@@ -1,0 +1,128 @@
+"""Defaults of the gradient phases: how long, how fast, how regularised. Recipe keys override every one."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from finetune.strategy.context import Context
+from finetune.strategy.plan import GradientPhase, ProbePhase
+
+HEAD_FACTOR = 10.0
+"""The head learns this much faster than the body."""
+
+MIN_STEPS = 300
+"""Fewer optimizer steps than this do not move a network at 1/10 of its source learning rate."""
+
+
+def gradient_phase(
+    ctx: Context, *, name: str, train_from: int, lr_factor: float = 0.1, epochs_factor: float = 1.0,
+    decay_over_depth: float = 1.0, regularise: bool = False, norms: Literal["frozen", "train"] = "frozen",
+    head_factor: float = HEAD_FACTOR,
+) -> GradientPhase:  # fmt: skip
+    """A gradient phase with this project's defaults and the recipe's overrides.
+
+    ``lr_factor``: share of the card's source LR (1/10 when finetuning). ``decay_over_depth``: LR of the first
+    stage over that of the last; the per-stage factor follows from the number of stages, so that a transformer
+    of twelve blocks and a ResNet of four stages are treated alike.
+    """
+    asked, card = ctx.train, ctx.card
+    optimizer = asked.optimizer or card.source_optimizer
+    batch = batch_size(ctx)
+    effective = asked.batch_size * asked.accumulate
+    lr = (
+        asked.lr or scaled_lr(card.source_lr, card.source_batch, effective, card.source_optimizer) * lr_factor
+    )
+    if asked.lr is None and optimizer != card.source_optimizer:
+        lr = _translate(lr, optimizer)
+    decay = asked.stage_decay
+    if decay is None:
+        depth = max(1, ctx.last - train_from)
+        decay = decay_over_depth ** (1.0 / depth)
+    epochs = asked.epochs or default_epochs(ctx.n_train, batch * asked.accumulate, epochs_factor)
+    steps = epochs * math.ceil(ctx.n_train / (batch * asked.accumulate))
+    weight_decay = asked.weight_decay
+    if weight_decay is None:
+        weight_decay = 0.05 if optimizer == "adamw" else 1e-4
+    smoothing = asked.label_smoothing
+    return GradientPhase(
+        name=name,
+        train_from=train_from,
+        epochs=epochs,
+        optimizer=optimizer,
+        lr=lr,
+        head_lr=asked.head_lr or lr * head_factor,
+        stage_decay=round(decay, 4),
+        momentum=asked.momentum,
+        weight_decay=weight_decay,
+        schedule=asked.schedule,
+        warmup=asked.warmup,
+        batch_size=batch,
+        accumulate=asked.accumulate,
+        clip_grad=asked.clip_grad,
+        label_smoothing=(0.1 if regularise else 0.0) if smoothing is None else smoothing,
+        ema=asked.ema if "ema" in asked.model_fields_set else default_ema(steps),
+        augment=asked.augment or default_augment(ctx.n_train),
+        batch_norm="frozen" if card.freeze_norms else norms,
+    )
+
+
+def head_phase(ctx: Context) -> ProbePhase:
+    """The head first, solved on the frozen last stage (the LP of LP-FT, arXiv 2202.10054)."""
+    return ProbePhase(
+        name="head first",
+        candidates=((ctx.last,),),
+        solver=ctx.recipe.probe.solver,
+        folds=ctx.recipe.probe.folds,
+    )
+
+
+def default_epochs(n: int, batch: int, factor: float = 1.0) -> int:
+    """``clip(20 sqrt(5000 / n), 5, 100)`` times the factor, and at least MIN_STEPS steps.
+
+    >>> [default_epochs(n, 64) for n in (5000, 1250, 500_000)], default_epochs(20, 16)
+    ([20, 40, 5], 150)
+    """
+    base = min(100.0, max(5.0, 20.0 * math.sqrt(5000 / n)))
+    enough = MIN_STEPS / math.ceil(n / batch)
+    return max(1, round(max(base, min(enough, 150.0)) * factor))
+
+
+def scaled_lr(source_lr: float, source_batch: int, batch: int, optimizer: str) -> float:
+    """The source LR at another batch size: linear for SGD (arXiv 1706.02677), square root for Adam's kin.
+
+    >>> scaled_lr(0.1, 256, 64, "sgd"), scaled_lr(1e-3, 4096, 64, "adamw")
+    (0.025, 0.000125)
+    """
+    ratio = batch / source_batch
+    return source_lr * (ratio if optimizer == "sgd" else math.sqrt(ratio))
+
+
+def batch_size(ctx: Context) -> int:
+    """The recipe's, or for few images a quarter of them (a power of two, at least 16) where it was left open.
+
+    The learning rate is not scaled down with it: tiny data need the steps.
+    """
+    if "batch_size" in ctx.train.model_fields_set:
+        return ctx.train.batch_size
+    quarter = 1 << max(4, int(math.log2(max(1, ctx.n_train // 4))))
+    return min(ctx.train.batch_size, quarter)
+
+
+def default_augment(n: int) -> str:
+    """Augmentation grows with the amount of data."""
+    return "light" if n < 500 else "standard"
+
+
+def default_ema(steps: int) -> float | None:
+    """An average over about the last twentieth of the run; none where that is a handful of steps.
+
+    >>> default_ema(1000), default_ema(150)
+    (0.98, None)
+    """
+    return round(1 - 1 / (0.05 * min(steps, 40_000)), 5) if steps >= 200 else None
+
+
+def _translate(lr: float, optimizer: str) -> float:
+    """Another family than the card's was asked for: SGD's rates are about a hundred times Adam's."""
+    return lr * 100 if optimizer == "sgd" else lr / 100
