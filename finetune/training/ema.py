@@ -32,6 +32,8 @@ class Average:
     def __init__(self, trained: dict[str, Tensor], decay: float | None) -> None:
         self.decay, self.steps = decay, 0
         self._live = trained if decay is not None else {}
+        self._floats = [name for name, tensor in self._live.items() if tensor.is_floating_point()]
+        self._counters = [name for name, tensor in self._live.items() if not tensor.is_floating_point()]
         self._mean = {name: tensor.detach().clone() for name, tensor in self._live.items()}
 
     @torch.no_grad()
@@ -39,10 +41,11 @@ class Average:
         """Take the current weights in; call after each optimizer step."""
         if self.decay is None:
             return
-        floats = [name for name, tensor in self._live.items() if tensor.is_floating_point()]
-        blend = get_ema_multi_avg_fn(decay_at(self.steps, self.decay))  # type: ignore[no-untyped-call]
-        blend([self._mean[n] for n in floats], [self._live[n].detach() for n in floats], self.steps)
-        for name in self._live.keys() - set(floats):
+        if self._floats:
+            blend = get_ema_multi_avg_fn(decay_at(self.steps, self.decay))  # type: ignore[no-untyped-call]
+            live = [self._live[name].detach() for name in self._floats]
+            blend([self._mean[name] for name in self._floats], live, self.steps)
+        for name in self._counters:
             self._mean[name].copy_(self._live[name])
         self.steps += 1
 

@@ -84,7 +84,9 @@ class Job:
         self.criterion = nn.CrossEntropyLoss(label_smoothing=phase.label_smoothing)
         self.meter = Meter(engine.device)
         self.steps = phase.epochs * -(-len(feed) // phase.accumulate)
-        self._factor: Schedule = SCHEDULES.get(phase.schedule)(self.steps, warmup_steps(phase.warmup, self.steps))
+        self._factor: Schedule = SCHEDULES.get(phase.schedule)(
+            self.steps, warmup_steps(phase.warmup, self.steps)
+        )
         self._saved_at = self._shown_at = self._started = time.perf_counter()
         self._save_cost = 0.0
         self._first_step = 0

@@ -1,0 +1,88 @@
+"""The choice of number format and layout."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import ConfigError
+from finetune.training import precision
+from finetune.training.engine import Engine
+from finetune.training.precision import Precision, choose_precision
+
+CPU = torch.device("cpu")
+
+
+def choose(model: nn.Module, batch: Tensor, **options: Any) -> Precision:
+    settings: dict[str, Any] = {"wanted": "auto", "channels_last": "auto", "images": 10**9, **options}
+    return choose_precision(model, lambda m, x: m(x), batch, device=CPU, **settings)
+
+
+def test_measuring_changes_nothing(tiny: Any) -> None:
+    model = tiny.backbone().train()
+    model.freeze_norms(False)
+    before, batch = copy.deepcopy(model.state_dict()), torch.randn(8, 3, 32, 32)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    chosen = choose(model, batch)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert chosen.reason.startswith("measured in ")
+    assert {"fp32 channels_last", "fp32 contiguous"} <= set(chosen.images_per_second)
+
+
+def test_the_fastest_is_taken_and_near_ties_go_to_the_first(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {("fp32", True): 1.0, ("fp32", False): 1.2, ("bf16", True): 0.99, ("bf16", False): 2.0}
+    monkeypatch.setattr(precision, "_formats", lambda _: ["fp32", "bf16"])
+    monkeypatch.setattr(
+        precision, "_time_step", lambda m, f, b, d, p, repeats: seconds[p.dtype, p.channels_last]
+    )
+    model, batch = tiny.backbone(), torch.randn(4, 3, 32, 32)
+    near = choose(model, batch)
+    assert (near.dtype, near.channels_last) == ("fp32", True)
+    seconds["bf16", True] = 0.5
+    fast = choose(model, batch)
+    assert (fast.dtype, fast.channels_last) == ("bf16", True)
+    assert fast.images_per_second["bf16 channels_last"] == pytest.approx(8)
+    assert str(fast).startswith("bf16, channels_last (measured in ")
+
+
+def test_short_training_is_not_delayed_by_measuring(tiny: Any) -> None:
+    chosen = choose(tiny.backbone(), torch.randn(4, 3, 32, 32), images=12)
+    assert chosen == Precision("fp32", True, "training is too short to measure others", {})
+
+
+def test_a_recipe_that_says_both_measures_nothing(tiny: Any) -> None:
+    chosen = choose(tiny.backbone(), torch.randn(4, 3, 32, 32), wanted="bf16", channels_last=False)
+    assert chosen == Precision("bf16", False, "by the recipe", {})
+
+
+def test_fp16_on_a_cpu_is_refused(tiny: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"train\.precision must be auto, bf16 or fp32 on a CPU\. Got 'fp16'"
+    ):
+        choose(tiny.backbone(), torch.randn(4, 3, 32, 32), wanted="fp16")
+
+
+def test_engines_of_different_precision_in_one_process() -> None:
+    layer, x = nn.Linear(4, 2), torch.randn(3, 4)
+    for dtype, expected in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        engine = Engine(CPU, Precision(dtype, False))  # type: ignore[arg-type]
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        engine.prepare(optimizer)
+        with engine.autocast():
+            y = layer(x)
+        assert y.dtype == expected
+        engine.backward(y.float().sum())
+        before = layer.weight.detach().clone()
+        engine.step(clip=1e-3)
+        assert 0 < (layer.weight - before).norm() <= 1e-3 * 0.1 * 1.01
+        assert layer.weight.grad is None
