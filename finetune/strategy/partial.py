@@ -16,14 +16,17 @@ class Partial(Strategy):
     """LP-FT of the last stage(s): the head is solved first, then both train; everything below is frozen."""
 
     def plan(self, ctx: Context) -> Plan:
-        """``train.train_stages`` counts from the head; default 1. Raises StrategyError where fewer exist."""
-        stages = ctx.train.train_stages or 1
+        """``train.train_stages`` counts from the head; default: the last quarter of the stages, at least one.
+
+        That is one stage of a ResNet and three blocks of a ViT. Raises StrategyError where fewer exist.
+        """
+        stages = ctx.train.train_stages or max(1, ctx.num_stages // 4)
         if stages > ctx.num_stages:
             raise StrategyError(
                 must("train.train_stages", f"at most {ctx.num_stages} for {ctx.card.name}", stages)
             )
-        tune = gradient_phase(ctx, name=f"last {stages} stage(s)", train_from=ctx.num_stages - stages)
         noun = "stage" if stages == 1 else f"{stages} stages"
+        tune = gradient_phase(ctx, name=f"last {noun}", train_from=ctx.num_stages - stages)
         return Plan(
             strategy="partial",
             phases=(head_phase(ctx), tune),

@@ -1,0 +1,109 @@
+"""What sets the strategies apart, their defaults, and plan files with mistakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune.errors import ConfigError, StrategyError
+from finetune.recipe import Recipe
+from finetune.strategy import STRATEGIES
+from finetune.strategy.context import Context
+from finetune.strategy.measure import Evidence
+from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
+from finetune.zoo.card import ModelCard
+
+CARD = ModelCard(name="net", arch="resnet10t", source_lr=0.4, source_batch=128)
+
+
+def unmeasured() -> Evidence:
+    raise AssertionError("only auto measures")
+
+
+def plan(
+    name: str, n: int = 1000, classes: int = 10, stages: int = 5, card: ModelCard = CARD, **keys: object
+) -> Plan:
+    recipe = Recipe().override(*(f"train.{k}={v}" for k, v in keys.items()))
+    return STRATEGIES.get(name)().plan(Context(recipe, (n // classes,) * classes, card, stages, unmeasured))
+
+
+def tuning(p: Plan) -> GradientPhase:
+    phase = p.phases[-1]
+    assert isinstance(phase, GradientPhase)
+    return phase
+
+
+def probing(p: Plan) -> ProbePhase:
+    phase = p.phases[0]
+    assert isinstance(phase, ProbePhase)
+    return phase
+
+
+def test_heads_alone() -> None:
+    assert probing(plan("linear")).candidates == ((4,),)
+    assert probing(plan("linear")).fit_on == "train+val"
+    several = probing(plan("multistage")).candidates
+    assert several == ((4,), (3,), (2,), (1,), (3, 4), (1, 2, 3, 4))
+
+
+def test_what_trains() -> None:
+    first = {name: tuning(plan(name)).train_from for name in ("partial", "lp-ft", "full", "scratch")}
+    assert first == {"partial": 4, "lp-ft": 1, "full": 0, "scratch": 0}
+    assert tuning(plan("partial", train_stages=2)).train_from == 3
+    assert tuning(plan("partial", stages=13)).train_from == 10
+    assert plan("scratch").init == "random"
+    for name in ("partial", "lp-ft", "full"):
+        assert probing(plan(name)).fit_on == "train"
+    with pytest.raises(StrategyError, match=r"train\.train_stages must be at most 5 for net"):
+        plan("partial", train_stages=6)
+
+
+def test_one_tenth_of_the_source_learning_rate() -> None:
+    """0.4 at batch 128 is 0.2 at batch 64; a tenth of it; the head at ten times that."""
+    phase = tuning(plan("partial"))
+    assert phase.lr == pytest.approx(0.02)
+    assert phase.head_lr == pytest.approx(0.2)
+    assert tuning(plan("scratch")).lr == pytest.approx(0.2)
+    assert tuning(plan("partial", accumulate=2)).lr == pytest.approx(0.04)
+    adam = ModelCard(name="a", arch="vit", source_lr=1e-3, source_batch=4096, source_optimizer="adamw")
+    assert tuning(plan("partial", card=adam)).lr == pytest.approx(1.25e-5)
+    assert tuning(plan("partial", card=adam)).weight_decay == 0.05
+    assert tuning(plan("partial", optimizer="adamw")).lr == pytest.approx(2e-4)
+    assert tuning(plan("partial", card=adam, optimizer="sgd")).lr == pytest.approx(1.25e-3)
+
+
+def test_depth_decides_the_decay_a_stage() -> None:
+    """Whatever the depth, the first trained stage of lp-ft moves at a quarter of the last one's rate."""
+    for stages in (5, 13):
+        phase = tuning(plan("lp-ft", stages=stages))
+        assert phase.stage_decay ** (stages - 2) == pytest.approx(0.25, rel=1e-2)
+    assert tuning(plan("full")).stage_decay == 1.0
+
+
+def test_amount_sets_length_batch_norms_and_smoothing() -> None:
+    few, many = tuning(plan("lp-ft", n=40, classes=2)), tuning(plan("lp-ft", n=20_000))
+    assert (few.batch_size, many.batch_size) == (16, 64)
+    assert few.epochs == 100
+    assert many.epochs == 10
+    assert (few.batch_norm, many.batch_norm) == ("frozen", "train")
+    assert (few.label_smoothing, many.label_smoothing) == (0.0, 0.1)
+    assert (few.augment, many.augment) == ("light", "standard")
+    assert (
+        tuning(plan("lp-ft", n=20_000, card=CARD.model_copy(update={"freeze_norms": True}))).batch_norm
+        == "frozen"
+    )
+
+
+def test_plan_files_with_mistakes_name_all_of_them() -> None:
+    text = plan("lp-ft").to_yaml()
+    with pytest.raises(
+        ConfigError, match=r'2 problems in mine.yaml.*epochz: unknown key. Did you mean "epochs"'
+    ):
+        Plan.from_yaml(text.replace("epochs:", "epochz:"), "mine.yaml")
+    with pytest.raises(ConfigError, match=r"lr: must be greater than 0. Got -1"):
+        Plan.from_yaml(text.replace("  lr: 0.02", "  lr: -1"))
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        Plan.from_yaml("phases: [")
+    with pytest.raises(ConfigError, match="must be a mapping with strategy and phases. Got list"):
+        Plan.from_yaml("[]")
+    with pytest.raises(ConfigError, match=r"phases.0.kind: must be given"):
+        Plan.from_yaml(text.replace("- kind: probe\n  name", "- name"))
