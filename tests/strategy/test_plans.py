@@ -96,14 +96,14 @@ def test_amount_sets_length_batch_norms_and_smoothing() -> None:
 def test_plan_files_with_mistakes_name_all_of_them() -> None:
     text = plan("lp-ft").to_yaml()
     with pytest.raises(
-        ConfigError, match=r'2 problems in mine.yaml.*epochz: unknown key. Did you mean "epochs"'
+        ConfigError, match=r'2 problems in mine\.yaml.*epochz: unknown key\. Did you mean "epochs"'
     ):
         Plan.from_yaml(text.replace("epochs:", "epochz:"), "mine.yaml")
     with pytest.raises(ConfigError, match=r"lr: must be greater than 0. Got -1"):
         Plan.from_yaml(text.replace("  lr: 0.02", "  lr: -1"))
     with pytest.raises(ConfigError, match="is not valid YAML"):
         Plan.from_yaml("phases: [")
-    with pytest.raises(ConfigError, match="must be a mapping with strategy and phases. Got list"):
+    with pytest.raises(ConfigError, match=r"must be a mapping with strategy and phases\. Got list"):
         Plan.from_yaml("[]")
     with pytest.raises(ConfigError, match=r"phases.0.kind: must be given"):
         Plan.from_yaml(text.replace("- kind: probe\n  name", "- name"))
