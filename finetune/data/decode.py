@@ -181,8 +181,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _plain(image: Image.Image) -> Image.Image:
     """The pixels alone: no open file, no encoded bytes, no EXIF kept alive behind them."""
-    plain = Image.new("RGB", image.size)
-    plain.paste(image)
+    plain = image.copy()
+    plain.info = {}
     return plain
 
 

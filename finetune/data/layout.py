@@ -44,7 +44,8 @@ def find_layout(path: str | Path | None) -> Layout:
             "Unpack it if it is an archive."
         )
     roles = _roles(root)
-    others = [d for d in subfolders(root) if d.name.lower() not in _ROLES and _has_candidates(d)]
+    # Only where there are split folders: it looks into every other one.
+    others = [d for d in subfolders(root) if roles and d.name.lower() not in _ROLES and _has_candidates(d)]
     if _is_split(roles, others):
         return _split_layout(root, roles, others)
     return _flat_layout(root)
@@ -52,7 +53,7 @@ def find_layout(path: str | Path | None) -> Layout:
 
 def subfolders(folder: Path) -> list[Path]:
     """Visible sub-folders, sorted by name."""
-    return sorted((d for d in _entries(folder) if d.is_dir() and not _hidden(d.name)), key=lambda d: d.name)
+    return sorted(Path(d.path) for d in _entries(folder) if d.is_dir() and not _hidden(d.name))
 
 
 def candidates(folder: Path) -> list[Path]:
@@ -70,9 +71,9 @@ def candidates(folder: Path) -> list[Path]:
             if _hidden(entry.name):
                 continue
             if entry.is_dir():
-                stack.append(entry)
+                stack.append(Path(entry.path))
             elif entry.is_file() or entry.is_symlink():  # a dangling link is reported, not overlooked
-                found.append(entry)
+                found.append(Path(entry.path))
     return sorted(found)
 
 
@@ -81,9 +82,10 @@ def looks_like_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        return list(folder.iterdir())
+        with os.scandir(folder) as entries:
+            return list(entries)
     except OSError as error:
         raise DataError(f"Folder {str(folder)!r} must be readable. Got {error.strerror} instead.") from None
 
@@ -97,7 +99,9 @@ def _has_candidates(folder: Path) -> bool:
 
 
 def _loose(folder: Path) -> int:
-    return sum(1 for f in _entries(folder) if f.is_file() and not _hidden(f.name) and looks_like_image(f))
+    return sum(
+        1 for f in _entries(folder) if not _hidden(f.name) and looks_like_image(Path(f.name)) and f.is_file()
+    )
 
 
 def _class_folders(folder: Path) -> list[Path]:

@@ -49,7 +49,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(RunError, match="The disk is full: .*digits could not be written"):
+    with pytest.raises(RunError, match=r"The disk is full: .*digits could not be written"):
         write_demo_data(tmp_path / "digits")
     assert list(tmp_path.iterdir()) == []
 

@@ -75,7 +75,7 @@ def test_wrong_values(changes: dict[str, object], message: str) -> None:
 
 
 def test_missing_keys() -> None:
-    with pytest.raises(ConfigError, match="mapping with size, .* Got one without crop_pct, interpolation"):
+    with pytest.raises(ConfigError, match=r"mapping with size, .* Got one without crop_pct, interpolation"):
         Preprocessing.from_dict({"size": 64, "mean": [0, 0, 0], "std": [1, 1, 1]})
 
 
@@ -95,6 +95,6 @@ def test_evaluation_needs_neither_torchvision_nor_timm() -> None:
 
 
 def test_reading_folders_does_not_import_torch() -> None:
-    code = "import sys; from finetune.data import load, profile, demo, preprocessing; print('torch' in sys.modules)"
+    code = "import sys; from finetune.data import load, profile, demo; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
