@@ -77,8 +77,8 @@ def given(ctx: Context, strategy: str) -> Decision:
 def similarity_of(evidence: Evidence) -> tuple[float, tuple[str, ...]]:
     """Similarity in [0, 1] and the figures behind it, in words.
 
-    What counts is whether the task separates in the last stage as well as it could; how pictures look
-    does not decide (arXiv 2410.08194). Three parts, each pulled to 1/2 by its own standard error, so that twenty
+    What counts is whether the task separates in the last stage as well as it could; how pictures look does
+    not decide (arXiv 2410.08194). Three parts, each pulled to 1/2 by its own standard error, so that twenty
     images do not speak as loudly as two thousand:
 
     - headroom: share of the last stage's errors that earlier stages mend. 0 is similar, 30% is far;
