@@ -91,6 +91,10 @@ def from_datasets(
     if "train" not in parts:
         raise DataError(must("train", "a dataset of (image, label)", "None"))
     names = list(classes) if classes is not None else list(class_names(train) or [])
+    if len(set(names)) < len(names):
+        raise DataError(
+            must("classes", "different names", str(sorted(n for n in set(names) if names.count(n) > 1)))
+        )
     named = {split: [_named(label, names, f"{split}[{i}]") for i, label in enumerate(part.labels)]
              for split, part in parts.items()}  # fmt: skip
     if len({type(label) for labels in named.values() for label in labels}) > 1:
@@ -113,7 +117,11 @@ def from_datasets(
 
 
 def _named(label: int | str, names: Sequence[str], where: str) -> int | str:
-    if isinstance(label, str) or not names:
+    if not names:
+        return label
+    if isinstance(label, str):
+        if label not in names:
+            raise DataError(must(f"The label of {where}", f"one of the {len(names)} classes", repr(label)))
         return label
     if not 0 <= label < len(names):
         span = f"in 0..{len(names) - 1}, one of the {len(names)} classes"

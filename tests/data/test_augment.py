@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2 as v2
+from pictures import picture
 from PIL import Image
 
 from finetune.data import AUGMENTATIONS
@@ -13,7 +14,6 @@ from finetune.data import augment as module
 from finetune.data.augment import crop_box, flip_safe, trivial_augment
 from finetune.data.preprocessing import Preprocessing
 from finetune.data.transforms import evaluate_image
-from tests.data.pictures import picture
 
 PREP = Preprocessing(32, 0.875, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import picture, write_tree
 
 from finetune.data import AUGMENTATIONS
 from finetune.data.batches import TrainBatches, eval_batches, eval_tensor
@@ -19,7 +20,6 @@ from finetune.data.threads import for_each, worker_count
 from finetune.data.transforms import evaluate_image
 from finetune.errors import ConfigError, DataError
 from finetune.recipe import DataRecipe
-from tests.data.pictures import picture, write_tree
 
 PREP = Preprocessing(16, 0.875, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pictures import picture
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from finetune.data.datasets import as_image
@@ -12,7 +13,6 @@ from finetune.data.load import from_datasets
 from finetune.data.profile import profile
 from finetune.errors import DataError
 from finetune.recipe import DataRecipe
-from tests.data.pictures import picture
 
 
 def pairs(labels: list[object], start: int = 0) -> list[tuple[object, object]]:
@@ -162,6 +162,12 @@ def test_labels_that_do_not_fit() -> None:
         DataError, match=r"The label of train\[2\] must be in 0..1, one of the 2 classes. Got 2"
     ):
         from_datasets(pairs([0, 1, 2]), classes=["a", "b"])
+    with pytest.raises(
+        DataError, match=r"The label of train\[1\] must be one of the 2 classes. Got 'c' instead"
+    ):
+        from_datasets(pairs(["a", "c"] * 4), classes=["a", "b"])
+    with pytest.raises(DataError, match=r"classes must be different names. Got \['a'\] instead"):
+        from_datasets(pairs([0, 1] * 4), classes=["a", "a"])
     with pytest.raises(DataError, match=r"val must only hold classes of train. Got '2' \(1 images\)"):
         from_datasets(pairs([0, 1] * 5), pairs([0, 2]))
 

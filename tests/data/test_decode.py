@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import encoded, picture, png_header_only
 from PIL import Image, ImageOps
 
 from finetune.data.decode import check, open_rgb, to_rgb
 from finetune.errors import DataError
-from tests.data.pictures import encoded, picture, png_header_only
 
 ROOM = [0, 10**9]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import encoded, picture, png_header_only, write_class, write_tree
 from PIL import Image
 
 from finetune.data.folder import Decoded
@@ -18,7 +19,6 @@ from finetune.data.load import load_data
 from finetune.data.profile import profile
 from finetune.errors import DataError
 from finetune.recipe import DataRecipe
-from tests.data.pictures import encoded, picture, png_header_only, write_class, write_tree
 
 
 def load(root: Path, seed: int = 0, **keys: object) -> DataBundle:
