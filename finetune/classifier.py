@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,6 @@ class Classifier:
         assignments = {key.replace("__", "."): value for key, value in keys.items()}
         self.recipe: Recipe = as_recipe(_with_keys({"strategy": strategy, "backbone": backbone}, assignments))
         self.listener = listener
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._run: Run | None = None
         self._integers = False
 
@@ -64,8 +64,9 @@ class Classifier:
         """
         bundle, recipe = self._read(train, val, test, classes)
         if recipe.out is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="finetune-")
-            recipe = recipe.override(out=str(Path(self._scratch.name) / "run"))
+            scratch = tempfile.mkdtemp(prefix="finetune-")
+            weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+            recipe = recipe.override(out=str(Path(scratch) / "run"))
         self._run = run(recipe, data=bundle, listener=self.listener)
         self._run.folder.write_json(_LABELS, {"integers": self._integers})
         return self

@@ -32,12 +32,13 @@ def find_recipe(name: str) -> Path:
 
 def recipe_header(path: Path) -> tuple[str, str]:
     """What a recipe's opening comment says: the command that runs it, and what it is for."""
-    lines = []
+    comment = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
-        lines.append(line.lstrip("# ").strip())
-    return (lines[0] if lines else ""), (lines[1] if len(lines) > 1 else "")
+        comment.append(line.lstrip("# ").strip())
+    command = next((line for line in comment if line.startswith("finetune ")), "")
+    return command, next((line for line in comment if not line.startswith("finetune ")), "")
 
 
 def check_recipe(name: str) -> None:
