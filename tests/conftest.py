@@ -26,3 +26,37 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def write_pictures(root: Path, per_class: int = 12, side: int = 32) -> Path:
+    """Three classes that any network can tell apart: stripes down, stripes across, a disc; noise on top."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:side, :side]
+    kinds = {"across": np.sin(y * 0.8), "disc": ((x - side / 2) ** 2 + (y - side / 2) ** 2 < side**2 / 9) * 2.0 - 1,
+             "down": np.sin(x * 0.8)}  # fmt: skip
+    for name, pattern in kinds.items():
+        (root / name).mkdir(parents=True)
+        for i in range(per_class):
+            noisy = 128 + 70 * pattern[:, :, None] + rng.normal(0, 25, (side, side, 3))
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / name / f"{i:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 small pictures in three class folders. Not to be written to."""
+    return write_pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="session")
+def finished_run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished linear run on ``picture_folder``. Not to be written to."""
+    from finetune.api import run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache-of-run")))
+        out = tmp_path_factory.mktemp("finished") / "run"
+        return run({"strategy": "linear", "data": {"path": str(picture_folder), "image_size": 32}, "out": str(out)}).path
