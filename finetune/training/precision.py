@@ -21,9 +21,13 @@ from finetune.errors import ConfigError, must
 Dtype = Literal["fp32", "bf16", "fp16"]
 TORCH_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SHARE = 0.05
-"""Measuring may cost at most this share of the estimated training time."""
+"""Measuring may pass at most this share of the images that the training will."""
+_PASSES = 3
+"""Of which the first is not counted."""
+_CPU_IMAGES = 16
+"""A CPU is busy with few images; more would only take longer."""
 _MARGIN = 1.03
-"""A format must be this much faster than fp32 to be taken: less is noise."""
+"""A format must be this much faster than the first candidate to be taken: less is noise."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def choose_precision(
     """The fastest allowed format for forward and backward passes on ``batch``.
 
     ``forward(model, batch)`` gives the logits. ``images`` is how many the whole training will pass: where
-    measuring would cost more than 5% of it, nothing is measured. The model and the random state are left as
+    measuring would pass more than 5% of that, nothing is measured. The model and the random state are left as
     they were. Raises ConfigError for fp16 on a CPU.
     """
     if wanted == "fp16" and device.type == "cpu":
@@ -83,8 +87,12 @@ def choose_precision(
         return _precision(
             candidates[0], "by the recipe" if wanted != "auto" else "the only sensible one here", {}
         )
+    if device.type == "cpu":
+        batch = batch[:_CPU_IMAGES]
+    if len(candidates) * _PASSES * len(batch) > _SHARE * images:
+        return _precision(_unmeasured(candidates, device), "training is too short to measure others", {})
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        return _measured(candidates, model, forward, batch, device, images)
+        return _measured(candidates, model, forward, batch, device)
 
 
 def _measured(
@@ -93,26 +101,19 @@ def _measured(
     forward: Callable[[nn.Module, Tensor], Tensor],
     batch: Tensor,
     device: torch.device,
-    images: int,
 ) -> Precision:
     trial = copy.deepcopy(model).train()
+    started = time.perf_counter()
     speed: dict[str, float] = {}
-    spent = 0.0
-    for number, candidate in enumerate(candidates):
-        precision = _precision(candidate, "", {})
-        started = time.perf_counter()
-        seconds = _time_step(trial, forward, batch, device, precision, repeats=1)
-        if number == 0 and len(candidates) * 3 * seconds > _SHARE * images * seconds / len(batch):
-            short = "training is too short to measure others"
-            return _precision(_unmeasured(candidates, device), short, {})
-        seconds = min(seconds, _time_step(trial, forward, batch, device, precision, repeats=2))
+    for candidate in candidates:
+        seconds = _time_step(trial, forward, batch, device, _precision(candidate, "", {}))
         speed[_label(candidate)] = len(batch) / seconds
-        spent += time.perf_counter() - started
     best = max(candidates, key=lambda c: speed[_label(c)])
     plain = candidates[0]
     if speed[_label(best)] < _MARGIN * speed[_label(plain)]:
         best = plain
     figures = ", ".join(f"{name} {value:.0f}" for name, value in speed.items())
+    spent = time.perf_counter() - started
     return _precision(best, f"measured in {spent:.1f} s, images/s: {figures}", speed)
 
 
@@ -122,16 +123,17 @@ def _time_step(
     batch: Tensor,
     device: torch.device,
     precision: Precision,
-    repeats: int,
 ) -> float:
-    """Least seconds of a forward and backward pass, after a first one that is not counted."""
+    """Least seconds of a forward and backward pass."""
     layout = torch.channels_last if precision.channels_last else torch.contiguous_format
     model.to(memory_format=layout)
     inputs = precision.arrange(batch) if precision.channels_last else batch.contiguous()
     best = float("inf")
-    for number in range(repeats + 1):
+    # On a busy machine the wall clock measures the neighbours; processor time does not.
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    for number in range(_PASSES):
         _synchronise(device)
-        started = time.perf_counter()
+        started = clock()
         dtype = TORCH_DTYPES[precision.dtype]
         with torch.autocast(device.type, dtype=dtype, enabled=precision.dtype != "fp32"):
             loss = forward(model, inputs).float().square().mean()
@@ -139,7 +141,7 @@ def _time_step(
             loss.backward()  # type: ignore[no-untyped-call]
         _synchronise(device)
         if number:
-            best = min(best, time.perf_counter() - started)
+            best = min(best, clock() - started)
         model.zero_grad(set_to_none=True)
     return best
 

@@ -42,9 +42,7 @@ def test_the_fastest_is_taken_and_near_ties_go_to_the_first(
 ) -> None:
     seconds = {("fp32", True): 1.0, ("fp32", False): 1.2, ("bf16", True): 0.99, ("bf16", False): 2.0}
     monkeypatch.setattr(precision, "_formats", lambda _: ["fp32", "bf16"])
-    monkeypatch.setattr(
-        precision, "_time_step", lambda m, f, b, d, p, repeats: seconds[p.dtype, p.channels_last]
-    )
+    monkeypatch.setattr(precision, "_time_step", lambda m, f, b, d, p: seconds[p.dtype, p.channels_last])
     model, batch = tiny.backbone(), torch.randn(4, 3, 32, 32)
     near = choose(model, batch)
     assert (near.dtype, near.channels_last) == ("fp32", True)
