@@ -123,7 +123,8 @@ class Classifier:
 
     def predict(self, images: Any) -> np.ndarray:
         """(N,) classes of a list of paths, PIL images, arrays or tensors, or a dataset. Raises DataError."""
-        return self.classes_[self.predict_proba(images).argmax(axis=1)]
+        answers: np.ndarray = self.classes_[self.predict_proba(images).argmax(axis=1)]
+        return answers
 
     def predict_proba(self, images: Any) -> np.ndarray:
         """(N, K) probabilities in the order of ``classes_``. Raises DataError naming unreadable images."""

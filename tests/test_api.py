@@ -21,8 +21,20 @@ from finetune.api import Run, open_run, resume, run
 from finetune.errors import ConfigError, DataError, RunError
 from finetune.events import Listener
 
-FILES = {"recipe.yaml", "plan.yaml", "decision.json", "result.json", "metrics.jsonl", "env.json", "predictions.csv",
-         "splits.csv", "quarantine.csv", "confusion.png", "model", "checkpoints"}  # fmt: skip
+FILES = {
+    "recipe.yaml",
+    "plan.yaml",
+    "decision.json",
+    "result.json",
+    "metrics.jsonl",
+    "env.json",
+    "predictions.csv",
+    "splits.csv",
+    "quarantine.csv",
+    "confusion.png",
+    "model",
+    "checkpoints",
+}
 SMALL: dict[str, Any] = {"image_size": 32}
 
 
@@ -32,9 +44,17 @@ def recipe(data: Path, out: Path | None = None, **keys: Any) -> dict[str, Any]:
 
 def test_public_names() -> None:
     assert finetune.__all__ == [
-        "Classifier", "FinetuneError", "Listener", "Recipe", "Run", "__version__", "create_backbone", "open_run",
-        "resume", "run",
-    ]  # fmt: skip
+        "Classifier",
+        "FinetuneError",
+        "Listener",
+        "Recipe",
+        "Run",
+        "__version__",
+        "create_backbone",
+        "open_run",
+        "resume",
+        "run",
+    ]
     for name in finetune.__all__:
         assert getattr(finetune, name) is not None
     assert dir(finetune) == sorted(finetune.__all__)
@@ -50,7 +70,7 @@ def test_importing_finetune_imports_nothing_heavy() -> None:
     assert said.stdout.strip() == "[]"
 
 
-# --- the run folder ----------------------------------------------------------------------------------------
+# --- the run folder ----------------------------------------------------------------------------------
 
 
 def test_run_folder(finished_run: Path, picture_folder: Path) -> None:
@@ -147,7 +167,7 @@ def test_quarantine_is_listed(picture_folder: Path, tmp_path: Path) -> None:
     assert found.result["quarantined"] == 1
 
 
-# --- what may go wrong ---------------------------------------------------------------------------------------
+# --- what may go wrong ---------------------------------------------------------------------------------
 
 
 def test_output_folder_in_use(finished_run: Path, picture_folder: Path, tmp_path: Path) -> None:
@@ -217,13 +237,13 @@ def test_resuming_before_training_gives_the_same_result(finished_run: Path, tmp_
     assert resume(stopped, figures=False).result["test"] == Run(finished_run).result["test"]
 
 
-# --- a finished run ------------------------------------------------------------------------------------------
+# --- a finished run ------------------------------------------------------------------------------------
 
 
 def test_predict_and_evaluate(finished_run: Path, picture_folder: Path) -> None:
     found = open_run(finished_run)
     assert repr(found) == f"Run('{finished_run}')"
-    test = [row for row in csv.DictReader((finished_run / "predictions.csv").read_text().splitlines())]
+    test = list(csv.DictReader((finished_run / "predictions.csv").read_text().splitlines()))
     answers = found.predict([picture_folder / row["image"] for row in test])
     assert [a.label for a in answers] == [row["predicted"] for row in test]
     np.testing.assert_allclose(
@@ -248,7 +268,7 @@ def test_export(finished_run: Path, picture_folder: Path, tmp_path: Path) -> Non
     assert [found.classes[k] for k in logits.argmax(1)] == [a.label for a in found.predict(paths)]
 
 
-# --- the estimator -------------------------------------------------------------------------------------------
+# --- the estimator -------------------------------------------------------------------------------------
 
 
 class Pairs(torch.utils.data.Dataset[tuple[Any, int]]):
@@ -285,7 +305,7 @@ def test_classifier_on_datasets(form: str, picture_folder: Path, tmp_path: Path)
         again = Classifier.load(saved)
         assert again.predict([data[0][0]]).tolist() == model.predict([data[0][0]]).tolist()
         assert again.classes_.tolist() == [0, 1, 2]
-        with pytest.raises(RunError, match="The folder to save to .* must be a new or empty folder"):
+        with pytest.raises(RunError, match=r"The folder to save to .* must be a new or empty folder"):
             model.save(saved)
         assert (again.export(tmp_path / "exported") / "model.safetensors").is_file()
 

@@ -31,7 +31,8 @@ class Failed(click.ClickException):
 
     def __init__(self, error: FinetuneError) -> None:
         super().__init__(str(error))
-        self.exit_code = error.exit_code
+        # click declares exit_code for the class; here each error brings its own.
+        vars(self)["exit_code"] = error.exit_code
 
     def show(self, file: IO[Any] | None = None) -> None:
         stopped = self.exit_code == Interrupted.exit_code

@@ -42,7 +42,8 @@ class SafetensorsExport(Export):
         config = _config(out)
         if _is_torchvision(config):
             name, k = config["architecture"], config["num_classes"]
-            return f'torchvision.models.get_model("{name}", num_classes={k}), then load {out / "model.safetensors"}'
+            weights = out / "model.safetensors"
+            return f'torchvision.models.get_model("{name}", num_classes={k}), then load {weights}'
         return f'timm.create_model("local-dir:{out}", pretrained=True)'
 
 

@@ -127,5 +127,6 @@ def _plain(axes: Axes) -> None:
 
 def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(stream, pil_kwargs={"compress_level": 3})
+    figure.set_canvas(FigureCanvasAgg(figure))
+    figure.savefig(stream, format="png", pil_kwargs={"compress_level": 3})
     return stream.getvalue()

@@ -20,7 +20,7 @@ def call(*words: object) -> str:
     return result.stdout
 
 
-# --- help ----------------------------------------------------------------------------------------------------
+# --- help ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -61,16 +61,28 @@ def test_python_m_finetune() -> None:
     assert said.stdout.startswith("finetune, version")
 
 
-# --- the main job --------------------------------------------------------------------------------------------
+# --- the main job --------------------------------------------------------------------------------------
 
 
 def test_run_tells_its_story(picture_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "my run"
     said = call("run", "--data", picture_folder, "--out", out, "image_size=32", "epochs=1", "precision=fp32")
     plain = " ".join(said.split())
-    for part in ("36 images, 3 classes", "pretrained on", "very similar data set", "➤", "Chosen:", "runner-up",
-                 "Test accuracy:", "95% interval", "precision", "parameters trained", "Everything is in",
-                 f"finetune predict {out} IMAGE...", f"finetune export {out} --format safetensors"):  # fmt: skip
+    for part in (
+        "36 images, 3 classes",
+        "pretrained on",
+        "very similar data set",
+        "➤",
+        "Chosen:",
+        "runner-up",
+        "Test accuracy:",
+        "95% interval",
+        "precision",
+        "parameters trained",
+        "Everything is in",
+        f"finetune predict {out} IMAGE...",
+        f"finetune export {out} --format safetensors",
+    ):
         assert part in plain, part
     assert all(
         len(line) <= 80
@@ -84,8 +96,20 @@ def test_run_tells_its_story(picture_folder: Path, tmp_path: Path) -> None:
 def test_run_with_a_recipe_and_options(picture_folder: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("strategy: full\nseed: 5\ndata:\n  image_size: 32\n")
-    said = call("run", "--data", picture_folder, "--recipe", mine, "--strategy", "linear", "--seed", 3, "--quiet",
-                "--out", tmp_path / "r")  # fmt: skip
+    said = call(
+        "run",
+        "--data",
+        picture_folder,
+        "--recipe",
+        mine,
+        "--strategy",
+        "linear",
+        "--seed",
+        3,
+        "--quiet",
+        "--out",
+        tmp_path / "r",
+    )
     assert said.startswith("Test accuracy:")
     result = json.loads((tmp_path / "r" / "result.json").read_text())
     assert (result["strategy"], result["seed"], result["image_size"]) == ("linear", 3, 32)
@@ -97,7 +121,7 @@ def test_resume_of_a_finished_run(finished_run: Path) -> None:
     assert "Test accuracy" in said
 
 
-# --- with a finished run -------------------------------------------------------------------------------------
+# --- with a finished run -------------------------------------------------------------------------------
 
 
 def test_predict(finished_run: Path, picture_folder: Path, tmp_path: Path) -> None:
@@ -127,7 +151,7 @@ def test_export(finished_run: Path, tmp_path: Path) -> None:
     assert f'timm.create_model("local-dir:{tmp_path / "x"}", pretrained=True)' in said
 
 
-# --- the rest ------------------------------------------------------------------------------------------------
+# --- the rest ------------------------------------------------------------------------------------------
 
 
 def test_zoo() -> None:

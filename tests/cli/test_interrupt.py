@@ -31,8 +31,21 @@ def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_stop_while_training_and_resume(number: signal.Signals, picture_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start("run", "--data", picture_folder, "--strategy", "full", "--out", out, "image_size=32",
-                    "epochs=300", "log_every=1", "precision=fp32", "channels_last=false", "ema=null")  # fmt: skip
+    process = start(
+        "run",
+        "--data",
+        picture_folder,
+        "--strategy",
+        "full",
+        "--out",
+        out,
+        "image_size=32",
+        "epochs=300",
+        "log_every=1",
+        "precision=fp32",
+        "channels_last=false",
+        "ema=null",
+    )
     wait_for(out / "metrics.jsonl", process)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=120)

@@ -95,7 +95,7 @@ def test_more_images_than_a_chunk(backbone: Backbone, monkeypatch: pytest.Monkey
     assert [a.label for a in answers] == [CLASSES[k] for k in expected.argmax(1)]
 
 
-# --- labelled folders ------------------------------------------------------------------------------------
+# --- labelled folders ------------------------------------------------------------------------------
 
 
 def folder(root: Path, names: tuple[str, ...], n: int = 2) -> Path:
@@ -140,7 +140,7 @@ def test_bad_folders(tmp_path: Path) -> None:
     ):
         labelled_images(tmp_path, CLASSES)
     (tmp_path / "empty" / "red").mkdir(parents=True)
-    with pytest.raises(DataError, match="one with readable images[.] Got none"):
+    with pytest.raises(DataError, match=r"one with readable images\. Got none"):
         labelled_images(tmp_path / "empty", CLASSES)
 
 
@@ -150,5 +150,5 @@ def test_image_sets_are_checked() -> None:
         DataError, match=r"The classes of the images must be those of the run \(red, green, blue\)"
     ):
         labelled_images(images, CLASSES)
-    with pytest.raises(DataError, match="The images must be at least one[.] Got 0"):
+    with pytest.raises(DataError, match=r"The images must be at least one\. Got 0"):
         labelled_images(images.subset([]), ("x", "y"))

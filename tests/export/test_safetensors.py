@@ -70,7 +70,7 @@ def test_other_answers_are_an_error(tmp_path: Path) -> None:
     with torch.no_grad():
         backbone.head.bias.add_(torch.tensor([0.0, 0.5, 0.0]))
     with pytest.raises(
-        ExportError, match="answers must equal the checkpoint's within 0.0001. Got a difference"
+        ExportError, match=r"answers must equal the checkpoint's within 0\.0001\. Got a difference"
     ):
         kind.verify(backbone, tmp_path)
 
@@ -78,7 +78,7 @@ def test_other_answers_are_an_error(tmp_path: Path) -> None:
 def test_taken_folder_and_unknown_format(tmp_path: Path) -> None:
     backbone = create_backbone("test_resnet", pretrained=False, num_classes=3)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ExportError, match="must be a new or empty folder. Got one with files in it"):
+    with pytest.raises(ExportError, match=r"must be a new or empty folder\. Got one with files in it"):
         export(backbone, CLASSES, tmp_path)
     with pytest.raises(ExportError, match="Got a file instead"):
         export(backbone, CLASSES, tmp_path / "file")
