@@ -39,6 +39,16 @@ def test_blocks_weigh_the_same_and_constants_nothing() -> None:
     assert z[:, 6:18].var(axis=0).sum() == pytest.approx(z[:, 18:].var(axis=0).sum(), rel=1e-3)
 
 
+def test_a_channel_that_hardly_ever_fires_is_not_blown_up() -> None:
+    blocks, _ = taps()
+    rare = blocks[0].copy()
+    rare[:, 1] = 0.0
+    rare[7, 1] = 0.01
+    standardiser = Standardiser.fit([rare])
+    rare[8, 1] = 1.0  # a new image in which it fires
+    assert np.abs(standardiser.transform([rare])).max() < 6
+
+
 @pytest.mark.parametrize("solver", ["logistic", "ridge"])
 def test_better_stages_win_and_ties_go_to_the_first(solver: str) -> None:
     blocks, y = taps()
