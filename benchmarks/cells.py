@@ -51,7 +51,7 @@ COLUMNS = ("case", "cell", "backbone", "strategy", "chosen", "seed", "accuracy",
 
 
 def key(row: dict[str, str]) -> tuple[str, ...]:
-    return tuple(row[k] for k in ("case", "backbone", "strategy", "seed", "image_size", "limit", "epochs"))
+    return tuple(row[k] for k in ("case", "backbone", "strategy", "seed", "limit", "epochs"))
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -79,8 +79,8 @@ def measure(case: Case, strategy: str, seed: int, options: argparse.Namespace) -
     return {"case": case.name, "cell": case.cell, "backbone": Path(options.backbone).stem, "strategy": strategy,
             "chosen": result.get("chosen", strategy), "seed": seed, "accuracy": round(test["accuracy"], 4),
             "low": round(test["interval"][0], 4), "high": round(test["interval"][1], 4), "test_n": test["n"],
-            "train_n": result.get("train", {}).get("n", ""), "seconds": round(result["seconds"], 1),
-            "trained_parameters": result["trained_parameters"], "image_size": options.image_size or "",
+            "train_n": result["train_n"], "seconds": round(result["seconds"], 1),
+            "trained_parameters": result["trained_parameters"], "image_size": result["image_size"],
             "limit": limit or "", "epochs": options.epochs or "", "version": finetune.__version__,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
             "date": datetime.date.today().isoformat()}  # fmt: skip
@@ -144,7 +144,7 @@ def main() -> None:
                     continue
                 for strategy in options.strategies:
                     limit = min(filter(None, (case.per_class, options.limit)), default=None)
-                    wanted = (case.name, Path(options.backbone).stem, strategy, str(seed), str(options.image_size or ""),
+                    wanted = (case.name, Path(options.backbone).stem, strategy, str(seed),
                               str(limit or ""), str(options.epochs or ""))  # fmt: skip
                     if wanted in {key(r) for r in read(options.out)}:
                         continue
