@@ -126,7 +126,7 @@ def fit_logistic_cv(
 def stratified_folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """(N,) fold in which each sample is held out; -1 (never) for the only image of a class.
 
-    >>> stratified_folds(np.array([0, 0, 1, 1, 2]), 2, 0)[4]
+    >>> int(stratified_folds(np.array([0, 0, 1, 1, 2]), 2, 0)[4])
     -1
     """
     rng = np.random.default_rng(seed)
