@@ -164,7 +164,8 @@ class _Work:
             images = Joined(self.bundle.train, self.bundle.val)
         features = extract(
             self.backbone, images, batch_size=64, device=self.device, cache=self.recipe.probe.cache,
-            threads=self.recipe.data.workers,
+            threads=self.recipe.data.workers, message=self.listener.on_message,
+            progress=lambda done, total: self.listener.on_progress("computing features", done, total),
         )  # fmt: skip
         result = fit_probe(phase, features.taps, features.labels, len(self.bundle.classes), self.recipe.seed)
         self.backbone.set_head(torch.from_numpy(result.weight), torch.from_numpy(result.bias), result.taps)
