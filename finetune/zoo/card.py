@@ -22,7 +22,9 @@ class ModelCard(BaseModel):
     name: str
     """What the user types."""
     source: Source = "timm"
-    """Where the weights come from; timm, hub, local and bundled are built by timm, torchvision by itself."""
+    """Where the weights come from."""
+    library: Literal["timm", "torchvision"] = "timm"
+    """Who builds the architecture; weights of torchvision are always built by torchvision."""
     arch: str
     """Name of the architecture in timm or torchvision."""
     args: dict[str, Any] = Field(default_factory=dict)
@@ -71,6 +73,11 @@ class ModelCard(BaseModel):
     """Link."""
     summary: str = ""
     """One line for ``finetune zoo ls``."""
+
+    @property
+    def built_by(self) -> Literal["timm", "torchvision"]:
+        """The library that knows the architecture."""
+        return "torchvision" if self.source == "torchvision" else self.library
 
     @property
     def preprocessing(self) -> Preprocessing:

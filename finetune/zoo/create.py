@@ -36,7 +36,7 @@ def create_backbone(
     if pretrained:
         from finetune.zoo.weights import find_weights, read_weights
 
-        state = read_weights(find_weights(chosen))
+        state = _without_own_head(read_weights(find_weights(chosen)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = build(chosen, state, image_size)
@@ -47,7 +47,7 @@ def create_backbone(
 
 def build(card: ModelCard, state: dict[str, Tensor] | None, image_size: int | None = None) -> Backbone:
     """A Backbone with the given weights (None: random ones, from the global random state). Raises ZooError."""
-    make = _torchvision_model if card.source == "torchvision" else _timm_model
+    make = _torchvision_model if card.built_by == "torchvision" else _timm_model
     try:
         model = make(card, state, image_size)
     except (RuntimeError, KeyError, ValueError) as error:
@@ -155,6 +155,13 @@ def load_backbone(folder: str | Path) -> Backbone:
     except RuntimeError as error:
         raise ZooError(f"The weights in {folder} do not fit {card.arch}: {_first_lines(error)}") from error
     return backbone.eval()
+
+
+def _without_own_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The body alone of a folder whose head reads several stages (and so has no plain names)."""
+    if not all(name.startswith(("model.", "head.")) for name in state):
+        return state
+    return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
 
 
 def _timm_model(card: ModelCard, state: dict[str, Tensor] | None, image_size: int | None) -> nn.Module:

@@ -163,7 +163,13 @@ def _folder_card(folder: Path, name: str) -> ModelCard:
         raise ZooError(must(f"backbone folder {str(folder)!r}", "one with config.json and model.safetensors", "none"))
     config = _json(config_file)
     ours = config.get("finetune")
-    fields = ours["card"] if isinstance(ours, dict) and "card" in ours else _timm_config(config)
+    fields = _timm_config(config)
+    if isinstance(ours, dict) and isinstance(ours.get("card"), dict):
+        known = ours["card"]
+        library = "torchvision" if known.get("source") == "torchvision" else known.get("library", "timm")
+        classes = config.get("num_classes", 0) if ours.get("plain") else 0
+        fields = {**known, "source_classes": classes, "size": ours.get("image_size", known.get("size")),
+                  "library": library, "accuracy": None, "accuracy_at": None}  # fmt: skip
     weights = folder / "model.safetensors"
     return make_card(
         {**fields, "name": name, "source": "local", "weights": str(weights.resolve()), "sha256": None}, str(config_file)

@@ -20,6 +20,10 @@ from finetune.zoo.card import ModelCard
 PREFIXES = ("timm:", "torchvision:", "hf-hub:", "hf_hub:", "local:")
 
 
+_parsed: dict[tuple[str, int, int], dict[str, ModelCard]] = {}
+"""Files that were read once and have not changed: a run asks for its card several times."""
+
+
 def load_zoo(extra_files: Iterable[str | Path] = ()) -> dict[str, ModelCard]:
     """All cards of the shipped zoo.yaml, ``./zoo.yaml``, the files in $FINETUNE_ZOO and ``extra_files``.
 
@@ -37,6 +41,17 @@ def load_zoo(extra_files: Iterable[str | Path] = ()) -> dict[str, ModelCard]:
 
 def read_zoo(file: Path) -> dict[str, ModelCard]:
     """The cards of one zoo file; weights of ``local`` cards are relative to it. Raises ZooError."""
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise ZooError(f"Zoo file {str(file)!r} cannot be read: {error}.") from None
+    key = (str(file.resolve()), state.st_mtime_ns, state.st_size)
+    if key not in _parsed:
+        _parsed[key] = _read_cards(file)
+    return dict(_parsed[key])
+
+
+def _read_cards(file: Path) -> dict[str, ModelCard]:
     tree = read_mapping(file)
     cards, problems = {}, []
     for name, fields in tree.items():
