@@ -31,8 +31,8 @@ class RidgeFit:
     def loo_accuracy(self, y: np.ndarray) -> float:
         """Leave-one-out accuracy, a share in [0, 1].
 
-        Class shares are taken out first: leaving a sample out makes its own class the rarer one, which under a
-        strong penalty would count against the right answer (balanced noise would score below chance).
+        Class shares are taken out first: leaving a sample out makes its own class the rarer one, which under
+        a strong penalty would count against the right answer (balanced noise would score below chance).
         """
         n, k = self.loo.shape
         counts = np.bincount(y, minlength=k)
@@ -60,7 +60,7 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, num_classes: int, lambdas: Sequence[
         values, axes = values[keep], axes[:, keep]
         left = (centred @ axes.float()).double() / values.sqrt()  # (N, R), orthonormal columns
     else:
-        # With fewer samples than dimensions leverages come close to 1, where single precision has no digits left.
+        # With n < d leverages come close to 1, where single precision has no digits left.
         wide = centred.double() if n * n * d < 2e10 else centred
         values, left = torch.linalg.eigh((wide @ wide.T).double())
         keep = values > values[-1].clamp_min(1e-30) * 1e-10

@@ -21,7 +21,7 @@ from finetune.strategy.table import (
     render,
 )
 
-TINY = 5.0
+TINY = 10.0
 """Below this median of images a class the heads alone are trained, however far the source is."""
 
 SOLVED = 0.005
@@ -159,7 +159,7 @@ def _choose(
             f"The linear head errs on {100 * (1 - linear):.1f}% of images: partial has nothing left to win."
         )  # fmt: skip
     if evidence.median < TINY:
-        first = "linear" if near or evidence.gain <= 2 * evidence.last.se else "multistage"
+        first = "linear" if near else "multistage"
         second = "multistage" if first == "linear" else "linear"
         return (
             first,
