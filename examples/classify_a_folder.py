@@ -13,9 +13,8 @@ def main(data: str, *images: str) -> None:
 
     test = model.result_["test"]
     low, high = test["interval"]
-    print(
-        f"{model.result_['chosen']}: {test['accuracy']:.1%} on {test['n']} test images ({low:.1%} to {high:.1%})"
-    )
+    chosen = model.result_["chosen"]
+    print(f"{chosen}: {test['accuracy']:.1%} on {test['n']} test images ({low:.1%} to {high:.1%})")
     for reason in model.run_.decision["reasons"]:
         print(" -", reason)
 

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from finetune.version import __version__
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle, ImageSet
     from finetune.features.source import SourceStatistics
+    from finetune.strategy.context import Context
+    from finetune.strategy.decision import Decision
     from finetune.strategy.measure import Evidence
     from finetune.zoo.backbone import Backbone
 
@@ -134,6 +137,8 @@ class Pipeline:
             lambda: look(self.recipe, bundle, backbone, self.listener),
         )
         plan, decision = choose(ctx)
+        if decision.evidence is None and _worth_measuring(plan):
+            decision = informed(decision, ctx)
         self.folder.write_json("decision.json", decision.to_dict())
         self.listener.on_decision(decision)
         self.folder.write_text("plan.yaml", plan.to_yaml())
@@ -246,6 +251,28 @@ def _facts(backbone: Backbone, device: Any, threads: int) -> dict[str, Any]:
         "device": str(device),
         "threads": threads,
     }
+
+
+def _worth_measuring(plan: Plan) -> bool:
+    """Where the strategy was given: measuring costs seconds, which only a plan that costs more should spend."""
+    one_stage = all(phase.kind == "probe" and len(phase.candidates) == 1 for phase in plan.phases)
+    return plan.init == "pretrained" and not one_stage
+
+
+def informed(given: Decision, ctx: Context) -> Decision:
+    """The user's choice, with what was measured and what auto would have chosen beside it."""
+    from finetune.strategy.decision import decide
+
+    found = decide(ctx.evidence)
+    agrees = found.chosen == given.chosen
+    said = f"{given.chosen} was asked for; auto would choose {'it too' if agrees else found.chosen}."
+    return replace(
+        found,
+        chosen=given.chosen,
+        runner_up=found.runner_up if agrees else found.chosen,
+        reasons=(said, *found.reasons),
+        lr_factor=1.0,
+    )
 
 
 def look(recipe: Recipe, bundle: DataBundle, backbone: Backbone, listener: Listener) -> Evidence:

@@ -21,6 +21,8 @@ class Bar:
         self._progress: Progress | None = None
         self._task: Any = None
         self._last = time.monotonic()
+        self._label = ""
+        self._epoch: dict[str, Any] | None = None
 
     def work(self, what: str, done: int, total: int) -> None:
         """Images read, features computed."""
@@ -28,18 +30,24 @@ class Bar:
             self._show(f"{what}", done, total, f"{done:,}/{total:,}")
             if done >= total:
                 self.close()
-        elif done < total and self._due():
+        elif done < total and self._due(what):
             screen.say(f"{what}: {done:,} of {total:,}")
 
     def step(self, row: dict[str, Any]) -> None:
         """An optimizer step: loss, accuracy, images/s, time left."""
         if self.live:
-            self._show(f"epoch {row['epoch']}/{row['epochs']}", row["step"], row["steps"], step_text(row))
-        elif self._due():
+            self._show(
+                f"epoch {row['epoch']}/{row['epochs']}",
+                row["step"],
+                row["steps"],
+                step_text({**row, **self._val()}),
+            )
+        elif self._due("training"):
             screen.say(f"  step {row['step']}/{row['steps']}  {step_text(row)}")
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """The end of an epoch; kept on the screen only where no bar shows it."""
+        """The end of an epoch: a line where no bar shows it; on a terminal only the last one stays."""
+        self._epoch = row
         if not self.live:
             screen.say(epoch_text(row))
             self._last = time.monotonic()
@@ -49,6 +57,13 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = self._task = None
+        if self.live and self._epoch is not None:
+            screen.say(f"  {epoch_text(self._epoch)}")
+        self._epoch = None
+
+    def _val(self) -> dict[str, Any]:
+        """The last validation accuracy, shown through the next epoch."""
+        return {} if self._epoch is None else {"val_accuracy": self._epoch.get("val_accuracy")}
 
     def _show(self, label: str, done: int, total: int, text: str) -> None:
         if self._progress is None:
@@ -56,7 +71,7 @@ class Bar:
 
             columns = (
                 TextColumn("  {task.description}", markup=False),
-                BarColumn(bar_width=18),
+                BarColumn(bar_width=10),
                 TextColumn("{task.fields[text]}", markup=False),
             )
             self._progress = Progress(
@@ -66,8 +81,10 @@ class Bar:
             self._task = self._progress.add_task(label, total=total, text=text)
         self._progress.update(self._task, description=label, completed=done, total=total, text=text)
 
-    def _due(self) -> bool:
+    def _due(self, what: str) -> bool:
         now = time.monotonic()
+        if what != self._label:
+            self._label, self._last = what, now
         if now - self._last < _QUIET_SECONDS:
             return False
         self._last = now

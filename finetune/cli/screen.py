@@ -72,17 +72,19 @@ def table(
     from rich.text import Text
 
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold", show_edge=False)
+    texts = [[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row] for row in rows]
     for i, name in enumerate(columns):
         yields = shrink is None or i == shrink
+        widest = max([len(name), *(row[i].cell_len for row in texts)])
         found.add_column(
             name,
             justify="right" if i in right else "left",
             no_wrap=not yields,
             overflow="fold",
-            min_width=len(name) if not yields else None,
+            min_width=len(name) if yields else widest,
         )
-    for row in rows:
-        found.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    for row in texts:
+        found.add_row(*row)
     return found
 
 

@@ -31,25 +31,21 @@ def ls(as_json: bool) -> None:
         click.echo(json.dumps([card.model_dump(mode="json") for card in cards], indent=2))
         return
     rows = [
-        (
+        [
             card.name,
             _figure(card.parameters),
             _figure(card.macs),
             card.size,
             "-" if card.accuracy is None else f"{card.accuracy:.1f}",
-            card.source_dataset,
             card.licence,
-        )
+            card.source_dataset,
+        ]
         for card in cards
     ]
-    screen.show(
-        screen.table(
-            ("backbone", "M params", "G MACs", "px", "top-1 %", "trained on", "licence"),
-            rows,
-            right=(1, 2, 3, 4),
-            shrink=5,
-        )
-    )
+    columns = ["backbone", "M params", "G MACs", "px", "top-1 %", "licence", "trained on"]
+    if screen.console().width < 100:  # the last column is the one that `show` may tell
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    screen.show(screen.table(columns, rows, right=(1, 2, 3, 4)))
     screen.say("\nAny other timm or torchvision name, hf-hub:OWNER/NAME or weight file works too.")
     screen.say("More about one: finetune zoo show NAME")
 
