@@ -254,7 +254,7 @@ def _facts(backbone: Backbone, device: Any, threads: int) -> dict[str, Any]:
 
 
 def _worth_measuring(plan: Plan) -> bool:
-    """Where the strategy was given: measuring costs seconds, which only a plan that costs more should spend."""
+    """Whether a given strategy costs more than the seconds of measuring."""
     one_stage = all(phase.kind == "probe" and len(phase.candidates) == 1 for phase in plan.phases)
     return plan.init == "pretrained" and not one_stage
 
