@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +11,9 @@ from torch import Tensor, nn
 from finetune.data.preprocessing import Preprocessing
 from finetune.errors import ZooError, must
 from finetune.zoo.card import ModelCard
-from finetune.zoo.fold import fold_batch_norms
+from finetune.zoo.fold import folded
 from finetune.zoo.split import Reached, find_cuts, run_tail
-from finetune.zoo.stages import Tap, find_layout
+from finetune.zoo.stages import captured, find_layout
 from finetune.zoo.trace import first_tensor, trace
 
 
@@ -31,9 +28,17 @@ class Backbone(nn.Module):
     head: nn.Linear
 
     def __init__(
-        self, model: nn.Module, card: ModelCard, *, head: nn.Linear | None, head_path: str | None, head_shape: torch.Size | None,
-        image_size: int | None = None, probe_size: int | None = None, built_size: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        card: ModelCard,
+        *,
+        head: nn.Linear | None,
+        head_path: str | None,
+        head_shape: torch.Size | None,
+        image_size: int | None = None,
+        probe_size: int | None = None,
+        built_size: int | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.card = card
@@ -47,7 +52,8 @@ class Backbone(nn.Module):
         self._timm_style = hasattr(model, "forward_features") and hasattr(model, "forward_head")
         self._frozen_below = 0
         self._norms_frozen = card.freeze_norms
-        self._built_size = built_size
+        self.built_size = built_size
+        """Input side that a network of fixed input was built for, pixels; None where any side will do."""
         x = self._probe()
         body_output: list[Tensor] = []
 
@@ -90,13 +96,13 @@ class Backbone(nn.Module):
 
     def taps(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> one pooled (N, widths[i]) vector a stage; the last is exactly the embedding."""
-        with self._captured(range(self.num_stages - 1)) as found:
+        with captured(self.model, self._layout.taps, range(self.num_stages - 1)) as found:
             embedding = self._embedding(x)
         return [*(found[i] for i in range(self.num_stages - 1)), embedding]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) normalised -> (N, num_classes) logits."""
-        with self._captured(self.head_taps) as found:
+        with captured(self.model, self._layout.taps, self.head_taps) as found:
             embedding = self._embedding(x)
         return self._logits(found, embedding)
 
@@ -104,26 +110,6 @@ class Backbone(nn.Module):
         parts = [found[i] if i < self.num_stages - 1 else embedding for i in self.head_taps]
         logits: Tensor = self.head(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
         return logits
-
-    @contextmanager
-    def _captured(self, stages: Any) -> Iterator[dict[int, Tensor]]:
-        """Pooled taps of the given stages (but the last) of whatever runs inside."""
-        found: dict[int, Tensor] = {}
-        handles = []
-        for stage in stages:
-            if stage >= self.num_stages - 1:
-                continue
-            tap = self._layout.taps[stage]
-            module = self.model.get_submodule(tap.module)
-            if tap.side == "input":
-                handles.append(module.register_forward_pre_hook(_keep_input(found, stage, tap)))
-            else:
-                handles.append(module.register_forward_hook(_keep_output(found, stage, tap)))
-        try:
-            yield found
-        finally:
-            for handle in handles:
-                handle.remove()
 
     # --- cutting the network in two ---------------------------------------------------------------------
 
@@ -137,7 +123,8 @@ class Backbone(nn.Module):
         return stage == 0 or stage in self._cuts
 
     def prefix(self, x: Tensor, stage: int) -> Tensor:
-        """Run stages below ``stage``; the activations that enter it. Raises ZooError where it cannot be cut."""
+        """Run stages below ``stage``; the activations that enter it. Raises ZooError for a stage
+        where the network cannot be cut."""
         self._check_split(stage)
         if stage == 0:
             return x
@@ -159,13 +146,16 @@ class Backbone(nn.Module):
         raise ZooError(f"Stage {stage} of {self.name} did not run.")
 
     def suffix(self, h: Tensor, stage: int) -> Tensor:
-        """Activations entering ``stage`` -> logits. Raises ZooError where it cannot be cut or a tap is below."""
+        """Activations entering ``stage`` -> logits. Raises ZooError where the network cannot be cut, or
+        where the head reads a stage below."""
         self._check_split(stage)
         if stage == 0:
             return self(h)  # type: ignore[no-any-return]
         if min(self.head_taps) < stage:
-            raise ZooError(f"The head of {self.name} reads stage {min(self.head_taps)}, below the cut at {stage}.")
-        with self._captured(self.head_taps) as found:
+            raise ZooError(
+                f"The head of {self.name} reads stage {min(self.head_taps)}, below the cut at {stage}."
+            )
+        with captured(self.model, self._layout.taps, self.head_taps) as found:
             embedding = _flat(run_tail(self.model, self._cuts[stage], h))
         return self._logits(found, embedding)
 
@@ -192,17 +182,21 @@ class Backbone(nn.Module):
         self.set_head(weight, torch.zeros(num_classes))
 
     def set_head(self, weight: Tensor, bias: Tensor, taps: tuple[int, ...] | None = None) -> None:
-        """Put in a solved head: weight (K, D), bias (K,); D is the summed width of ``taps`` (default: the last)."""
+        """Put in a solved head: weight (K, D), bias (K,); D sums the widths of ``taps`` (None: the last)."""
         chosen = tuple(taps) if taps else (self.num_stages - 1,)
         if any(not 0 <= i < self.num_stages for i in chosen) or len(set(chosen)) != len(chosen):
             raise ZooError(must("head taps", f"different stages in 0..{self.num_stages - 1}", chosen))
         width = sum(self.widths[i] for i in chosen)
         if weight.ndim != 2 or weight.shape[1] != width or tuple(bias.shape) != (weight.shape[0],):
             raise ZooError(
-                must("head", f"a weight (K, {width}) and a bias (K,)", f"{tuple(weight.shape)}, {tuple(bias.shape)}")
+                must(
+                    "head",
+                    f"a weight (K, {width}) and a bias (K,)",
+                    f"{tuple(weight.shape)}, {tuple(bias.shape)}",
+                )
             )
         old = self.head.weight
-        head = nn.utils.skip_init(nn.Linear, width, weight.shape[0], device=old.device, dtype=old.dtype)
+        head = nn.Linear(width, weight.shape[0], device="meta", dtype=old.dtype).to_empty(device=old.device)
         with torch.no_grad():
             head.weight.copy_(weight)
             head.bias.copy_(bias)
@@ -272,31 +266,15 @@ class Backbone(nn.Module):
         The answers are compared on a random image; where folding changed them by more than 1e-4 of their
         size the copy keeps its batch norms.
         """
-        twin = copy.deepcopy(self).eval().requires_grad_(False)
-        x = self._probe()
-        calls = trace(twin.model, twin._embedding, x)
-        fold_batch_norms(twin.model, calls)
-        with torch.inference_mode():
-            was = self.training
-            expected = self.eval()._embedding(x)
-            self.train(was)
-            error = (twin._embedding(x) - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
-        if not error < 1e-4:
-            twin = copy.deepcopy(self).eval().requires_grad_(False)
-        return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return folded(self, self._probe())
 
     @property
     def is_plain(self) -> bool:
         """Whether the source library's own model holds all of this network, head included."""
         return self.head_path is not None and self.head_taps == (self.num_stages - 1,)
 
-    @property
-    def built_size(self) -> int | None:
-        """Input side that a network of fixed input was built for, pixels; None where any side will do."""
-        return self._built_size
-
     def plain_state_dict(self) -> dict[str, Tensor]:
-        """The weights under the names of the source library. Raises ZooError where the head has no place there."""
+        """The weights under the source library's names. Raises ZooError where the head has no place there."""
         if self.head_path is None or not self.is_plain:
             raise ZooError(f"The head of {self.name} has no counterpart in plain {self.card.source} weights.")
         state = dict(self.model.state_dict())
@@ -322,19 +300,3 @@ def _flat(h: Any) -> Tensor:
 
 def _has_statistics(module: nn.Module) -> bool:
     return getattr(module, "running_mean", None) is not None
-
-
-def _keep_input(found: dict[int, Tensor], stage: int, tap: Tap) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-        found.setdefault(stage, tap.pool(args[0]))
-
-    return hook
-
-
-def _keep_output(found: dict[int, Tensor], stage: int, tap: Tap) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(_: nn.Module, __: Any, output: Any) -> None:
-        tensor = first_tensor(output)
-        assert tensor is not None
-        found.setdefault(stage, tap.pool(tensor))
-
-    return hook

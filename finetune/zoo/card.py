@@ -30,7 +30,7 @@ class ModelCard(BaseModel):
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the architecture."""
     weights: str | None = None
-    """timm tag, torchvision weights enum (IMAGENET1K_V1), hub repository or file; None: the source's default."""
+    """timm tag, torchvision's name (IMAGENET1K_V1), hub repository or file; None: the source's default."""
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """Of the weight file; checked before it is read."""
     licence: str = "unknown"
@@ -83,6 +83,10 @@ class ModelCard(BaseModel):
     def preprocessing(self) -> Preprocessing:
         """Resize, crop and normalisation of these weights."""
         return Preprocessing(
-            size=self.size, crop_pct=self.crop_pct, interpolation=self.interpolation,
-            mean=self.mean, std=self.std, crop_mode=self.crop_mode,
-        )  # fmt: skip
+            size=self.size,
+            crop_pct=self.crop_pct,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+            crop_mode=self.crop_mode,
+        )

@@ -20,9 +20,13 @@ _PROBE_SIZE = 64
 
 
 def create_backbone(
-    name: str | ModelCard, *, pretrained: bool = True, num_classes: int | None = None,
-    image_size: int | None = None, seed: int = 0,
-) -> Backbone:  # fmt: skip
+    name: str | ModelCard,
+    *,
+    pretrained: bool = True,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> Backbone:
     """A Backbone by zoo, timm, torchvision or hub name, weight file or card.
 
     ``num_classes`` None keeps the head that came with the weights. ``image_size`` overrides the card's; nets
@@ -46,7 +50,7 @@ def create_backbone(
 
 
 def build(card: ModelCard, state: dict[str, Tensor] | None, image_size: int | None = None) -> Backbone:
-    """A Backbone with the given weights (None: random ones, from the global random state). Raises ZooError."""
+    """A Backbone with the given weights (None: random, from the global random state). Raises ZooError."""
     make = _torchvision_model if card.built_by == "torchvision" else _timm_model
     try:
         model = make(card, state, image_size)
@@ -74,9 +78,21 @@ def wrap(model: nn.Module, card: ModelCard, image_size: int | None = None) -> Ba
     error: Exception | None = None
     for probe in (size,) if _fixed_input(model) else (min(_PROBE_SIZE, size), size):
         try:
-            return Backbone(model, card, head=head, head_path=path, head_shape=shape, image_size=image_size,
-                            probe_size=probe, built_size=size if _fixed_input(model) else None)  # fmt: skip
-        except (RuntimeError, AssertionError, ValueError) as problem:  # too small, or not a multiple of something
+            return Backbone(
+                model,
+                card,
+                head=head,
+                head_path=path,
+                head_shape=shape,
+                image_size=image_size,
+                probe_size=probe,
+                built_size=size if _fixed_input(model) else None,
+            )
+        except (
+            RuntimeError,
+            AssertionError,
+            ValueError,
+        ) as problem:  # too small, or not a multiple of something
             error = problem
     assert error is not None
     raise ZooError(f"{card.arch} cannot take pictures of {size} px: {_first_lines(error)}") from error
@@ -106,23 +122,36 @@ def config_of(backbone: Backbone) -> dict[str, Any]:
     """What config.json holds: timm's keys, and ours under ``finetune``."""
     card, prep = backbone.card, backbone.preprocessing
     pretrained_cfg = {
-        "input_size": [3, prep.size, prep.size], "crop_pct": prep.crop_pct, "interpolation": prep.interpolation,
-        "crop_mode": prep.crop_mode, "mean": list(prep.mean), "std": list(prep.std),
-        "num_classes": backbone.num_classes, "license": card.licence,
-        "fixed_input_size": _fixed_input(backbone.model), "pool_size": None,
-        "first_conv": _timm_cfg(backbone.model).get("first_conv"), "classifier": backbone.head_path,
-    }  # fmt: skip
+        "input_size": [3, prep.size, prep.size],
+        "crop_pct": prep.crop_pct,
+        "interpolation": prep.interpolation,
+        "crop_mode": prep.crop_mode,
+        "mean": list(prep.mean),
+        "std": list(prep.std),
+        "num_classes": backbone.num_classes,
+        "license": card.licence,
+        "fixed_input_size": _fixed_input(backbone.model),
+        "pool_size": None,
+        "first_conv": _timm_cfg(backbone.model).get("first_conv"),
+        "classifier": backbone.head_path,
+    }
     arguments = dict(card.args)
     if backbone.built_size is not None:
         arguments["img_size"] = backbone.built_size
     return {
-        "architecture": card.arch, "num_classes": backbone.num_classes, "num_features": backbone.feature_width,
-        "pretrained_cfg": pretrained_cfg, "model_args": arguments,
+        "architecture": card.arch,
+        "num_classes": backbone.num_classes,
+        "num_features": backbone.feature_width,
+        "pretrained_cfg": pretrained_cfg,
+        "model_args": arguments,
         "finetune": {
-            "card": {**card.model_dump(mode="json"), "sha256": None}, "image_size": prep.size,
-            "head_taps": list(backbone.head_taps), "plain": backbone.is_plain, "freeze_norms": card.freeze_norms,
+            "card": {**card.model_dump(mode="json"), "sha256": None},
+            "image_size": prep.size,
+            "head_taps": list(backbone.head_taps),
+            "plain": backbone.is_plain,
+            "freeze_norms": card.freeze_norms,
         },
-    }  # fmt: skip
+    }
 
 
 def load_backbone(folder: str | Path) -> Backbone:
@@ -138,7 +167,9 @@ def load_backbone(folder: str | Path) -> Backbone:
         classes = int(config["num_classes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ZooError(
-            must(f"model folder {str(folder)!r}", "one that finetune wrote", f"{type(error).__name__}: {error}")
+            must(
+                f"model folder {str(folder)!r}", "one that finetune wrote", f"{type(error).__name__}: {error}"
+            )
         ) from error
     state = read_weights(folder / "model.safetensors")
     if plain:
@@ -201,14 +232,16 @@ def _torchvision_model(card: ModelCard, state: dict[str, Tensor] | None, _: int 
         arguments["init_weights"] = state is None  # seconds that loaded weights would only overwrite
     model: nn.Module = torchvision.models.get_model(card.arch, weights=None, **arguments)
     if state is not None:
-        model.load_state_dict({k: v for k, v in state.items() if not k.startswith(("aux1.", "aux2.", "AuxLogits."))})
+        model.load_state_dict(
+            {k: v for k, v in state.items() if not k.startswith(("aux1.", "aux2.", "AuxLogits."))}
+        )
     return model
 
 
 def _classifier(model: nn.Module) -> tuple[str | None, Any]:
-    """(name, module) of the last layer; (name, None) where an empty place waits for one; (None, None) otherwise."""
+    """(name, module) of the last layer; (name, None) for an empty place of one; (None, None) otherwise."""
     if hasattr(model, "get_classifier"):
-        found = model.get_classifier()
+        found: Any = model.get_classifier()  # type: ignore[operator]
         if isinstance(found, nn.Linear) or (isinstance(found, nn.Conv2d) and found.kernel_size == (1, 1)):
             if found.bias is not None:
                 return next(name for name, module in model.named_modules() if module is found), found
@@ -226,13 +259,16 @@ def _classifier(model: nn.Module) -> tuple[str | None, Any]:
 
 
 def _is_matrix(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, nn.Conv2d)) and type(module).__name__ != "NonDynamicallyQuantizableLinear"
+    return (
+        isinstance(module, (nn.Linear, nn.Conv2d))
+        and type(module).__name__ != "NonDynamicallyQuantizableLinear"
+    )
 
 
 def _as_linear(classifier: Any) -> nn.Linear:
     if isinstance(classifier, nn.Linear):
         return classifier
-    linear = nn.utils.skip_init(nn.Linear, classifier.in_channels, classifier.out_channels)
+    linear = nn.Linear(classifier.in_channels, classifier.out_channels, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         linear.weight.copy_(classifier.weight.flatten(1))
         linear.bias.copy_(classifier.bias)

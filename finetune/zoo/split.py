@@ -12,7 +12,7 @@ from finetune.zoo.trace import Call, flat_chain
 FLATTEN = "<flatten>"
 
 
-class Reached(Exception):  # noqa: N818 - it carries a result, it is no error
+class Reached(Exception):
     """Ends a forward pass early; carries the activations."""
 
     def __init__(self, value: Tensor) -> None:
@@ -35,7 +35,7 @@ class Cut:
 def find_cuts(
     model: nn.Module, calls: dict[str, Call], ends: tuple[float, ...], body_output: Any, *, timm_style: bool
 ) -> dict[int, Cut]:
-    """Cuts by stage, for those boundaries behind which each module takes exactly the output of the one before.
+    """Cuts by stage, where behind the boundary each module takes exactly the output of the one before.
 
     That is seen in the trace: the very same tensor object leaves one module and enters the next, nothing
     else goes in (no skip connection, no position table), up to the end of the body.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
 from finetune.errors import ZooError, must
-from finetune.zoo.trace import Call, flat_chain
+from finetune.zoo.trace import Call, first_tensor, flat_chain
 
 # Architectures of torchvision whose stages do not show as drops in resolution along a chain of modules.
 _TORCHVISION_TAPS = (
@@ -45,6 +48,43 @@ class Tap:
         if self.layout == "NLC":
             return h[:, self.skip_tokens :].mean(1)
         return h
+
+
+@contextmanager
+def captured(model: nn.Module, taps: tuple[Tap, ...], stages: Iterable[int]) -> Iterator[dict[int, Tensor]]:
+    """Pooled feature vectors, by stage, of whatever runs inside; the last has no tap and is left out."""
+    found: dict[int, Tensor] = {}
+    handles = []
+    for stage in stages:
+        if stage < len(taps):
+            module = model.get_submodule(taps[stage].module)
+            if taps[stage].side == "input":
+                handles.append(module.register_forward_pre_hook(_keep_input(found, stage, taps[stage])))
+            else:
+                handles.append(module.register_forward_hook(_keep_output(found, stage, taps[stage])))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _keep_input(
+    found: dict[int, Tensor], stage: int, tap: Tap
+) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+        found.setdefault(stage, tap.pool(args[0]))
+
+    return hook
+
+
+def _keep_output(found: dict[int, Tensor], stage: int, tap: Tap) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        tensor = first_tensor(output)
+        assert tensor is not None
+        found.setdefault(stage, tap.pool(tensor))
+
+    return hook
 
 
 @dataclass(frozen=True)
@@ -85,9 +125,13 @@ class _Mark:
 
 
 def find_layout(
-    model: nn.Module, arch: str, calls: dict[str, Call], embedding: Tensor, override: tuple[str, ...] | None = None
+    model: nn.Module,
+    arch: str,
+    calls: dict[str, Call],
+    embedding: Tensor,
+    override: tuple[str, ...] | None = None,
 ) -> Layout:
-    """Cut the network into stages; ``calls`` is its trace. Raises ZooError for an ``override`` that never ran.
+    """Cut the network, traced as ``calls``, into stages. Raises ZooError for an ``override`` that never ran.
 
     Stage ends are a card's own list, timm's ``feature_info``, or the drops in resolution along the chain of
     modules (torchvision). A column of equal blocks becomes four stages; what runs before the first block is
@@ -142,7 +186,7 @@ def _resolution_marks(model: nn.Module, calls: dict[str, Call]) -> list[_Mark]:
     """The last module of the chain at each resolution."""
     chain = [c for c in flat_chain(model, calls) if c.output is not None and c.output.ndim == 4]
     chain = [c for c in chain if not isinstance(c.module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d))]
-    marks = []
+    marks: list[_Mark] = []
     for here, after in zip(chain, [*chain[1:], None], strict=True):
         assert here.output is not None
         if after is None or after.output is None or after.output.shape[2:] != here.output.shape[2:]:

@@ -6,7 +6,6 @@ Only safetensors and pickles restricted to tensors (``weights_only=True``) are r
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import re
 from pathlib import Path
@@ -86,7 +85,11 @@ def metadata(path: Path) -> dict[str, str]:
 def sha256_of(path: Path) -> str:
     """Of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _digest(file)
+        )
 
 
 def _digest(file: Any) -> str:
@@ -97,7 +100,7 @@ def _digest(file: Any) -> str:
 
 
 def verify(path: Path, expected: str | None, name: str) -> None:
-    """Compare with the card's sha256, or with the one that the hub's cache names its blobs by. Raises ZooError."""
+    """Compare with the card's sha256, or the one that the hub's cache names its blob by. Raises ZooError."""
     if expected is None:
         blob = path.resolve().name
         expected = blob if _SHA256.fullmatch(blob) else None
@@ -112,21 +115,30 @@ def from_hub(repository: str, revision: str | None, files: list[str]) -> Path:
     """The first of ``files`` that a Hugging Face repository has, through its local cache. Raises ZooError."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
-        EntryNotFoundError, GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError,
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
         RevisionNotFoundError,
-    )  # fmt: skip
+    )
 
     for file in files:
         try:
             return Path(hf_hub_download(repository, file, revision=revision))
         except GatedRepoError:
             raise ZooError(
-                f"{repository} asks for its licence to be accepted: do so on its hub page, then run `hf auth login`."
+                f"{repository} asks for its licence to be accepted: do so on its hub page, "
+                "then run `hf auth login`."
             ) from None
         except RepositoryNotFoundError:
-            raise ZooError(f"The hub has no repository {repository!r} that you may read. Check the name.") from None
+            raise ZooError(
+                f"The hub has no repository {repository!r} that you may read. Check the name."
+            ) from None
         except RevisionNotFoundError:
-            raise ZooError(must(f"revision of {repository}", "one that the hub has", repr(revision))) from None
+            raise ZooError(
+                must(f"revision of {repository}", "one that the hub has", repr(revision))
+            ) from None
         except HFValidationError:
             raise ZooError(must("hub name", "hf-hub:OWNER/NAME", repr(repository))) from None
         except LocalEntryNotFoundError as error:
@@ -168,7 +180,9 @@ def _timm_file(card: ModelCard) -> Path:
     except RuntimeError:
         config = None
     if config is None or not (config.hf_hub_id or config.url):
-        raise ZooError(f"timm has no pretrained weights for {name}. Use a name with weights, or pretrained=False.")
+        raise ZooError(
+            f"timm has no pretrained weights for {name}. Use a name with weights, or pretrained=False."
+        )
     if config.hf_hub_id:
         repository = config.hf_hub_id if "/" in config.hf_hub_id else f"timm/{config.hf_hub_id}"
         if repository == "timm/":
@@ -182,7 +196,9 @@ def _torchvision_url(card: ModelCard) -> str:
 
     choices = get_model_weights(card.arch)
     if card.weights and card.weights not in choices.__members__:
-        raise ZooError(must(f"weights of {card.arch}", f"one of {', '.join(choices.__members__)}", card.weights))
+        raise ZooError(
+            must(f"weights of {card.arch}", f"one of {', '.join(choices.__members__)}", card.weights)
+        )
     chosen: Any = choices[card.weights] if card.weights else getattr(choices, "DEFAULT", None)
     if chosen is None:
         raise ZooError(f"torchvision has no pretrained weights for {card.arch}. Use pretrained=False.")
@@ -193,16 +209,20 @@ def _from_url(url: str, card: ModelCard) -> Path:
     """Download once into the cache; the eight digits in the file's name are the start of its sha256."""
     from urllib.error import URLError
 
-    base = os.path.basename(url)
+    base = url.rpartition("/")[2]
     target = cache_dir() / "weights" / base
     if target.is_file():
         return target
     prefix = re.search(r"-([0-9a-f]{8,})\.", base)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        torch.hub.download_url_to_file(url, str(target), hash_prefix=prefix[1] if prefix else None, progress=False)
+        torch.hub.download_url_to_file(
+            url, str(target), hash_prefix=prefix[1] if prefix else None, progress=False
+        )
     except (URLError, OSError) as error:
-        raise ZooError(f"The weights of {card.name} cannot be downloaded: {_cause(error)}. {OFFLINE_REMEDY}") from error
+        raise ZooError(
+            f"The weights of {card.name} cannot be downloaded: {_cause(error)}. {OFFLINE_REMEDY}"
+        ) from error
     except RuntimeError as error:  # a wrong hash
         raise ZooError(f"The weights of {card.name} arrived damaged: {error}. Try again.") from error
     return target

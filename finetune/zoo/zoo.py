@@ -25,9 +25,9 @@ _parsed: dict[tuple[str, int, int], dict[str, ModelCard]] = {}
 
 
 def load_zoo(extra_files: Iterable[str | Path] = ()) -> dict[str, ModelCard]:
-    """All cards of the shipped zoo.yaml, ``./zoo.yaml``, the files in $FINETUNE_ZOO and ``extra_files``.
+    """All cards: the shipped zoo.yaml, ``./zoo.yaml``, the files in $FINETUNE_ZOO and ``extra_files``.
 
-    A later file's card replaces an earlier one of the same name. Raises ZooError with every problem of a file.
+    A later file's card replaces an earlier one of the same name. Raises ZooError with all problems of a file.
     """
     shipped = zoo_file()
     files = [Path("zoo.yaml"), *(Path(p) for p in os.environ.get("FINETUNE_ZOO", "").split(os.pathsep) if p)]
@@ -76,7 +76,9 @@ def read_mapping(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise ZooError(f"Zoo file {str(file)!r}{where} is not valid YAML: {getattr(error, 'problem', error)}.") from None
+        raise ZooError(
+            f"Zoo file {str(file)!r}{where} is not valid YAML: {getattr(error, 'problem', error)}."
+        ) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -97,15 +99,16 @@ def make_card(fields: Mapping[str, Any], source: str) -> ModelCard:
             elif item["type"] == "missing":
                 problems.append(f"{key}: missing")
             else:
-                problems.append(f"{key}: {item['msg'].replace('Input should be', 'must be')}. Got {item['input']!r} instead.")
+                constraint = item["msg"].replace("Input should be", "must be")
+                problems.append(f"{key}: {constraint}. Got {item['input']!r} instead.")
         raise ZooError(f"{source}, card {fields.get('name')!r}: {' · '.join(problems)}") from None
 
 
 def card(name: str, extra_files: Iterable[str | Path] = ()) -> ModelCard:
     """The card of a name: curated, or made from what timm, torchvision, the hub or the file itself says.
 
-    ``timm:NAME`` and ``torchvision:NAME`` choose a library; a bare name is looked up in the zoo, then timm, then
-    torchvision. ``hf-hub:OWNER/NAME[@REVISION]``, ``local:FILE`` and paths are read where they are. Raises
+    ``timm:NAME`` and ``torchvision:NAME`` choose a library. A bare name is looked up in the zoo,
+    then timm, then torchvision. ``hf-hub:OWNER/NAME[@REVISION]``, ``local:FILE`` and paths are read where they are. Raises
     ZooError, for an unknown name with the nearest ones of zoo, timm and torchvision.
     """
     zoo = load_zoo(extra_files)
@@ -116,7 +119,9 @@ def card(name: str, extra_files: Iterable[str | Path] = ()) -> ModelCard:
     if name.startswith(("hf-hub:", "hf_hub:")):
         return sources.hub_card(name)
     if name.startswith("local:") or _looks_like_path(name):
-        return sources.file_card(Path(name.removeprefix("local:")).expanduser(), name, zoo)
+        from finetune.zoo.localfile import file_card
+
+        return file_card(Path(name.removeprefix("local:")).expanduser(), name, zoo)
     if name.startswith("torchvision:"):
         found = sources.torchvision_card(name.removeprefix("torchvision:"), name)
     elif name.startswith("timm:"):
@@ -127,8 +132,8 @@ def card(name: str, extra_files: Iterable[str | Path] = ()) -> ModelCard:
         bare = name.split(":", 1)[1] if name.startswith(PREFIXES) else name
         known = [*zoo, *sources.timm_names(), *sources.torchvision_names()]
         raise ZooError(
-            f"Unknown backbone {name!r}.{did_you_mean(bare, dict.fromkeys(known))} `finetune zoo ls` lists the "
-            "curated ones; any timm or torchvision name, hf-hub:OWNER/NAME and weight files work too."
+            f"Unknown backbone {name!r}.{did_you_mean(bare, dict.fromkeys(known))} `finetune zoo ls` lists "
+            "the curated ones; any timm or torchvision name, hf-hub:OWNER/NAME and weight files work too."
         )
     return found
 
@@ -138,12 +143,18 @@ def rows(zoo: Mapping[str, ModelCard] | None = None) -> list[dict[str, str]]:
     cards = load_zoo() if zoo is None else zoo
     return [
         {
-            "name": c.name, "source": c.source, "params": _number(c.parameters, "M"), "macs": _number(c.macs, "G"),
-            "size": str(c.size), "top-1": _number(c.accuracy, ""), "data": c.source_dataset, "licence": c.licence,
+            "name": c.name,
+            "source": c.source,
+            "params": _number(c.parameters, "M"),
+            "macs": _number(c.macs, "G"),
+            "size": str(c.size),
+            "top-1": _number(c.accuracy, ""),
+            "data": c.source_dataset,
+            "licence": c.licence,
             "summary": c.summary,
         }
         for c in cards.values()
-    ]  # fmt: skip
+    ]
 
 
 def details(chosen: ModelCard) -> list[tuple[str, str]]:
@@ -156,7 +167,10 @@ def details(chosen: ModelCard) -> list[tuple[str, str]]:
         ("summary", c.summary or "-"),
         ("source", f"{c.source}{': ' + c.weights if c.weights else ''}"),
         ("architecture", f"{c.arch}({arguments})" if arguments else c.arch),
-        ("trained on", f"{c.source_dataset}, {c.source_classes} classes" if c.source_classes else c.source_dataset),
+        (
+            "trained on",
+            f"{c.source_dataset}, {c.source_classes} classes" if c.source_classes else c.source_dataset,
+        ),
         ("published top-1", top1),
         ("parameters", _number(c.parameters, " million") or "unknown"),
         ("multiply-adds", _number(c.macs, " billion an image") or "unknown"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -40,15 +39,15 @@ LARGE = ("torchvision:vgg16", "torchvision:alexnet", "torchvision:resnet101")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def made(request: pytest.FixtureRequest) -> Iterator[tuple[str, Backbone]]:
-    yield request.param, create_backbone(request.param, pretrained=False, num_classes=CLASSES)
+def made(request: pytest.FixtureRequest) -> tuple[str, Backbone]:
+    return request.param, create_backbone(request.param, pretrained=False, num_classes=CLASSES)
 
 
 @pytest.fixture
-def backbone(made: tuple[str, Backbone]) -> Iterator[Backbone]:
+def backbone(made: tuple[str, Backbone]) -> Backbone:
     made[1].freeze_below(0)
     made[1].freeze_norms(False)
-    yield made[1].eval()
+    return made[1].eval()
 
 
 def picture(backbone: Backbone, n: int = 2) -> Tensor:
@@ -64,8 +63,10 @@ def test_stages_and_taps(made: tuple[str, Backbone], backbone: Backbone) -> None
     assert backbone.num_stages == len(backbone.stage_names) == len(backbone.widths) == FAMILIES[made[0]][0]
     assert backbone.stage_names[0] == "stem"
     assert [tuple(t.shape) for t in taps] == [(2, w) for w in backbone.widths]
-    assert torch.equal(taps[-1], embedding) and embedding.shape[1] == backbone.feature_width
-    assert torch.equal(backbone.head(embedding), logits) and logits.shape == (2, CLASSES)
+    assert torch.equal(taps[-1], embedding)
+    assert embedding.shape[1] == backbone.feature_width
+    assert torch.equal(backbone.head(embedding), logits)
+    assert logits.shape == (2, CLASSES)
 
 
 def test_each_parameter_is_in_one_stage(backbone: Backbone) -> None:
@@ -89,7 +90,8 @@ def test_stages_run_in_order(backbone: Backbone) -> None:
             for parameter, value in was:
                 parameter.copy_(value)
             same = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
-            assert all(same[:stage]) and not same[stage], backbone.stage_names[stage]
+            assert all(same[:stage]), backbone.stage_names[stage]
+            assert not same[stage], backbone.stage_names[stage]
 
 
 def test_frozen_means_frozen(backbone: Backbone) -> None:
@@ -147,7 +149,8 @@ def test_fold(backbone: Backbone) -> None:
         folded, expected = backbone.fold(), backbone.taps(x)
         for got, want in zip(folded.taps(x), expected, strict=True):
             assert float((got - want).abs().max()) <= 1e-4 * float(want.abs().max())
-    assert folded is not backbone and not any(p.requires_grad for p in folded.parameters())
+    assert folded is not backbone
+    assert not any(p.requires_grad for p in folded.parameters())
 
 
 def test_several_taps(
@@ -179,7 +182,8 @@ def test_saved_and_loaded(
     again = load_backbone(folder)
     with torch.no_grad():
         assert torch.equal(again(x), backbone(x))
-    assert again.stage_names == backbone.stage_names and again.preprocessing == backbone.preprocessing
+    assert again.stage_names == backbone.stage_names
+    assert again.preprocessing == backbone.preprocessing
     assert (folder / "config.json").stat().st_size > 100
 
 
