@@ -68,7 +68,11 @@ def measure(case: Case, strategy: str, seed: int, options: argparse.Namespace) -
     scratch = tempfile.mkdtemp()
     try:
         recipe = {
-            "data": {"path": str(options.root / case.folder), "limit_per_class": limit, "image_size": options.image_size},
+            "data": {
+                "path": str(options.root / case.folder),
+                "limit_per_class": limit,
+                "image_size": options.image_size,
+            },
             "backbone": options.backbone, "strategy": strategy, "seed": seed, "out": f"{scratch}/run",
             "train": {"epochs": options.epochs},
         }  # fmt: skip
@@ -91,8 +95,12 @@ def table(rows: list[dict[str, str]]) -> str:
     lines = []
     for backbone in sorted({r["backbone"] for r in rows}):
         mine = [r for r in rows if r["backbone"] == backbone]
-        lines += [f"**{backbone}**", "", "| data set | cell | train / test images | " + " | ".join(STRATEGIES) + " |",
-                  "|---" * (3 + len(STRATEGIES)) + "|"]
+        lines += [
+            f"**{backbone}**",
+            "",
+            "| data set | cell | train / test images | " + " | ".join(STRATEGIES) + " |",
+            "|---" * (3 + len(STRATEGIES)) + "|",
+        ]
         for case in CASES:
             here = [r for r in mine if r["case"] == case.name]
             if not here:
@@ -107,7 +115,11 @@ def table(rows: list[dict[str, str]]) -> str:
                 text = f"{statistics.mean(values):.1f}"
                 text = f"**{text}**" if statistics.mean(values) == best else text
                 spread = f" [{min(values):.1f}..{max(values):.1f}]" if len(values) > 1 else ""
-                chosen = sorted({r["chosen"] for r in here if r["strategy"] == "auto"}) if strategy == "auto" else []
+                chosen = (
+                    sorted({r["chosen"] for r in here if r["strategy"] == "auto"})
+                    if strategy == "auto"
+                    else []
+                )
                 cells.append(text + spread + (f" ({', '.join(chosen)})" if chosen else ""))
             sizes = f"{here[0]['train_n']} / {here[0]['test_n']}"
             lines.append(f"| {case.name} | {case.cell} | {sizes} | " + " | ".join(cells) + " |")
@@ -116,7 +128,9 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", type=Path)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/cells.csv"))
     parser.add_argument("--only", nargs="*", help="names of data sets (default: all)")
@@ -151,7 +165,10 @@ def main() -> None:
                     row = measure(case, strategy, seed, options)
                     writer.writerow(row)
                     file.flush()
-                    print(f"{case.name}, {strategy}, seed {seed}: {row['accuracy']:.3f} in {row['seconds']} s", flush=True)
+                    print(
+                        f"{case.name}, {strategy}, seed {seed}: {row['accuracy']:.3f} in {row['seconds']} s",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

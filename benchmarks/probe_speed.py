@@ -42,7 +42,8 @@ from torchvision import datasets, transforms as T
 torch.set_num_threads(1)
 root, epochs = sys.argv[1], int(sys.argv[2])
 norm = T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-train = datasets.ImageFolder(root + "/train", T.Compose([T.RandomResizedCrop(64), T.RandomHorizontalFlip(), T.ToTensor(), norm]))
+crop = [T.RandomResizedCrop(64), T.RandomHorizontalFlip(), T.ToTensor(), norm]
+train = datasets.ImageFolder(root + "/train", T.Compose(crop))
 test = datasets.ImageFolder(root + "/test", T.Compose([T.Resize(64), T.CenterCrop(64), T.ToTensor(), norm]))
 model = timm.create_model("resnet18", num_classes=len(train.classes))
 for p in model.parameters():
@@ -65,7 +66,9 @@ print(right / len(test))
 def cpu_seconds(command: list[str], **environment: str) -> tuple[float, str]:
     """CPU seconds of the whole process tree, and what it printed."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **environment})
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, **environment}
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
@@ -89,7 +92,9 @@ def measure(data: Path, images: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/probe_speed.csv"))
@@ -100,7 +105,8 @@ def main() -> None:
         seconds = measure(options.data, images)
         for name, value in seconds.items():
             rows.append({"what": name, "repeat": repeat, "images": images, "cpu_seconds": round(value, 2),
-                         "over_floor": round(value / seconds["floor"], 2), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                         "over_floor": round(value / seconds["floor"], 2),
+                         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
                          "date": datetime.date.today().isoformat()})  # fmt: skip
             print(f"{name:26} {value:7.2f} s  {value / seconds['floor']:5.2f} x floor", flush=True)
     with options.out.open("w", newline="") as file:

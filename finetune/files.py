@@ -45,8 +45,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def disk_error(error: OSError, path: Path) -> RunError:
     """The message for a write that failed, with the remedy that fits the cause."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunError(f"The disk is full: {path} could not be written. The last good files are intact. "
-                        "Free some space, or choose another place with --out (or FINETUNE_CACHE for the cache).")
+        return RunError(
+            f"The disk is full: {path} could not be written. The last good files are intact. "
+            "Free some space, or choose another place with --out (or FINETUNE_CACHE for the cache)."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return RunError(f"{path} could not be written: {error.strerror}. Choose a writable place with --out.")
     return RunError(f"{path} could not be written: {error.strerror or error}.")

@@ -155,13 +155,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"Recipe {str(path)!r} does not exist. `finetune recipe ls` lists the shipped ones.") from None
+        raise ConfigError(
+            f"Recipe {str(path)!r} does not exist. `finetune recipe ls` lists the shipped ones."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Recipe {str(path)!r} cannot be read: {error}.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"Recipe {str(path)!r}{where} is not valid YAML: {getattr(error, 'problem', error)}.") from None
+        raise ConfigError(
+            f"Recipe {str(path)!r}{where} is not valid YAML: {getattr(error, 'problem', error)}."
+        ) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -182,7 +186,10 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
 
 
 def apply_overrides(
-    tree: Mapping[str, Any], assignments: Iterable[str], model: type[BaseModel], source: str = "the command line"
+    tree: Mapping[str, Any],
+    assignments: Iterable[str],
+    model: type[BaseModel],
+    source: str = "the command line",
 ) -> dict[str, Any]:
     """Apply ``key=value`` strings (values are YAML); raises ConfigError with all unknown keys."""
     result = _deep_copy(tree)
@@ -243,8 +250,11 @@ def _problem(model: type[BaseModel], item: Any) -> str:
     key = ".".join(path)
     if item["type"] == "extra_forbidden":
         parent = ".".join(path[:-1])
-        siblings = [k.removeprefix(f"{parent}." if parent else "") for k in known_keys(model)
-                    if not parent or k.startswith(f"{parent}.")]
+        siblings = [
+            k.removeprefix(f"{parent}." if parent else "")
+            for k in known_keys(model)
+            if not parent or k.startswith(f"{parent}.")
+        ]
         siblings += [k.split(".")[0] for k in siblings]
         return f"{key}: unknown key.{did_you_mean(path[-1], siblings)}"
     return f"{key}: {_constraint(item)}. Got {item['input']!r} instead."
@@ -256,7 +266,18 @@ def _constraint(item: Any) -> str:
 
 
 def _is_union_tag(part: str) -> bool:
-    return part in {"int", "float", "str", "bool"} or part.startswith(("literal[", "constrained-", "function-"))
+    return part in {"int", "float", "str", "bool"} or part.startswith(
+        ("literal[", "constrained-", "function-")
+    )
 
 
-__all__ = ["DataRecipe", "ProbeRecipe", "Recipe", "TrainRecipe", "apply_overrides", "known_keys", "problems_of", "read_yaml"]
+__all__ = [
+    "DataRecipe",
+    "ProbeRecipe",
+    "Recipe",
+    "TrainRecipe",
+    "apply_overrides",
+    "known_keys",
+    "problems_of",
+    "read_yaml",
+]

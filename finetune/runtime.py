@@ -107,7 +107,7 @@ def seed_everything(seed: int) -> None:
     import torch
 
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - for code outside this package that draws from it
     torch.manual_seed(seed)
 
 
@@ -122,5 +122,10 @@ def environment(device: torch.device | None = None) -> dict[str, object]:
             packages[name] = version(name)
         except PackageNotFoundError:
             packages[name] = "not installed"
-    return {"python": platform.python_version(), "platform": platform.platform(), "cores": available_cores(),
-            "device": str(device) if device is not None else None, "packages": packages}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": available_cores(),
+        "device": str(device) if device is not None else None,
+        "packages": packages,
+    }

@@ -59,4 +59,6 @@ def finished_run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache-of-run")))
         out = tmp_path_factory.mktemp("finished") / "run"
-        return run({"strategy": "linear", "data": {"path": str(picture_folder), "image_size": 32}, "out": str(out)}).path
+        return run(
+            {"strategy": "linear", "data": {"path": str(picture_folder), "image_size": 32}, "out": str(out)}
+        ).path

@@ -47,7 +47,9 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
 def test_json_has_no_nan_and_takes_numpy(tmp_path: Path) -> None:
     import numpy as np
 
-    atomic_write_json(tmp_path / "a.json", {"a": float("nan"), "b": np.float32(0.5), "c": (np.int64(3), float("inf"))})
+    atomic_write_json(
+        tmp_path / "a.json", {"a": float("nan"), "b": np.float32(0.5), "c": (np.int64(3), float("inf"))}
+    )
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": 0.5, "c": [3, None]}
 
 

@@ -40,16 +40,33 @@ def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
 
     def finetune(*arguments: str) -> str:
         command = [sys.executable, "-m", "finetune", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     where = [sys.executable, "-c", "import finetune; print(finetune.__file__)"]
-    assert str(site) in subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert (
+        str(site)
+        in subprocess.run(
+            where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+    )
     assert "embedded" in finetune("zoo", "ls")
     assert "pretrain/embedded" in finetune("recipe", "ls")
     finetune("demo-data", "--out", "digits")
-    out = finetune("run", "--data", "digits", "--strategy", "linear", "--out", "run", "data.limit_per_class=8", "data.image_size=32")
+    out = finetune(
+        "run",
+        "--data",
+        "digits",
+        "--strategy",
+        "linear",
+        "--out",
+        "run",
+        "data.limit_per_class=8",
+        "data.image_size=32",
+    )
     assert "test" in out.lower()
     assert (tmp_path / "run" / "result.json").exists()
 
@@ -62,7 +79,10 @@ def test_pip_install_into_an_empty_environment(wheel: Path, tmp_path: Path) -> N
     subprocess.run([python, "-m", "pip", "install", "--quiet", f"{wheel}[demo]"], check=True)
     program = str(tmp_path / "env" / "bin" / "finetune")
     for arguments in (["demo-data", "--out", "digits"],
-                      ["run", "--data", "digits", "--strategy", "linear", "--out", "run", "data.image_size=32"]):  # fmt: skip
-        done = subprocess.run([program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+                      ["run", "--data", "digits", "--strategy", "linear", "--out", "run",
+                       "data.image_size=32"]):  # fmt: skip
+        done = subprocess.run(
+            [program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "model").is_dir()

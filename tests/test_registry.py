@@ -30,12 +30,17 @@ def test_duplicates_raise() -> None:
 def test_unknown_names_offer_the_nearest() -> None:
     table: Registry[Any] = Registry("strategy")
     table.add("linear", "math:sqrt", "")
-    with pytest.raises(ConfigError, match=r'strategy must be one of linear. Got .linaer. instead. Did you mean "linear"'):
+    with pytest.raises(
+        ConfigError, match=r'strategy must be one of linear. Got .linaer. instead. Did you mean "linear"'
+    ):
         table.get("linaer")
 
 
 def test_plugins_join_their_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = [EntryPoint("strategy.mine", "math:sqrt", "finetune.plugins"), EntryPoint("export.x", "math:exp", "finetune.plugins")]
+    points = [
+        EntryPoint("strategy.mine", "math:sqrt", "finetune.plugins"),
+        EntryPoint("export.x", "math:exp", "finetune.plugins"),
+    ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     table: Registry[Any] = Registry("strategy")
     assert table.names() == ["mine"]

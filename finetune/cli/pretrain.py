@@ -23,14 +23,25 @@ class _Screen(Listener):
         self.bar.step({**row, "epoch": int(row["epoch"]) + 1, "epochs": f"{row['epochs']:g}"})
 
     def on_epoch(self, row: dict[str, Any]) -> None:
-        screen.say(f"epoch {row['epoch']}: {screen.percent(row['val_accuracy'])} on val at {row['val_size']} px, "
-                   f"{screen.duration(row['seconds'])} so far")
+        screen.say(
+            f"epoch {row['epoch']}: {screen.percent(row['val_accuracy'])} on val at {row['val_size']} px, "
+            f"{screen.duration(row['seconds'])} so far"
+        )
 
 
 @click.command()
-@click.option("--recipe", required=True, metavar="FILE", help="A pretraining recipe, for example recipes/pretrain/embedded.yaml.")
-@click.option("--data", metavar="DIR", help="Folder with train/<class>/* and val/<class>/*; default: the recipe's.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for state, weights, card and statistics.")
+@click.option(
+    "--recipe",
+    required=True,
+    metavar="FILE",
+    help="A pretraining recipe, for example recipes/pretrain/embedded.yaml.",
+)
+@click.option(
+    "--data", metavar="DIR", help="Folder with train/<class>/* and val/<class>/*; default: the recipe's."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for state, weights, card and statistics."
+)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def pretrain(recipe: str, data: str | None, out: Path | None, overrides: tuple[str, ...]) -> None:
     """Train a backbone from scratch on a large labelled folder, then use it like any other of the zoo.
@@ -50,6 +61,10 @@ def pretrain(recipe: str, data: str | None, out: Path | None, overrides: tuple[s
     finally:
         listener.bar.close()
     best = screen.percent(result["accuracy"][str(result["size"])])
-    screen.say(f"{best} top-1 on {result['val_images']:,} val images at {result['size']} px, "
-               f"{screen.duration(result['seconds'])} of training.")
-    screen.say_long(f"Next: FINETUNE_ZOO={Path(settings.out) / 'zoo.yaml'} finetune run --data DIR --backbone {settings.name}")
+    screen.say(
+        f"{best} top-1 on {result['val_images']:,} val images at {result['size']} px, "
+        f"{screen.duration(result['seconds'])} of training."
+    )
+    screen.say_long(
+        f"Next: FINETUNE_ZOO={Path(settings.out) / 'zoo.yaml'} finetune run --data DIR --backbone {settings.name}"
+    )

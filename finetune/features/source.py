@@ -42,7 +42,9 @@ class StageStatistics:
         centred = np.asarray(features, dtype=np.float32) - self.mean
         along = centred @ self.directions.T
         outside = np.maximum((centred**2).sum(1) - (along**2).sum(1), 0)
-        return np.sqrt(((along**2 / self.variances).sum(1) + outside / self.rest) / features.shape[1])
+        squared = (along**2 / self.variances).sum(1) + outside / self.rest
+        distance: np.ndarray = np.sqrt(squared / features.shape[1])
+        return distance
 
     def share_inside(self, features: np.ndarray) -> float:
         """Share of the images (N, C) whose distance lies in the source's 5-95% band: 0.9 for the source itself."""
@@ -68,7 +70,9 @@ class SourceStatistics:
         tensors: dict[str, torch.Tensor] = {}
         for i, stage in enumerate(self.stages):
             tensors[f"{i}.mean"] = torch.from_numpy(stage.mean.astype(np.float32))
-            tensors[f"{i}.directions"] = torch.from_numpy(np.ascontiguousarray(stage.directions, dtype=np.float32))
+            tensors[f"{i}.directions"] = torch.from_numpy(
+                np.ascontiguousarray(stage.directions, dtype=np.float32)
+            )
             tensors[f"{i}.variances"] = torch.from_numpy(stage.variances.astype(np.float32))
             tensors[f"{i}.rest"] = torch.tensor([stage.rest], dtype=torch.float32)
             tensors[f"{i}.quantiles"] = torch.from_numpy(stage.quantiles.astype(np.float32))
@@ -85,10 +89,18 @@ class SourceStatistics:
             tensors = {k: v.float().numpy() for k, v in load_file(path).items()}
             count = 1 + max(int(k.split(".")[0]) for k in tensors)
             names = ("mean", "directions", "variances", "quantiles")
-            return cls(tuple(StageStatistics(rest=float(tensors[f"{i}.rest"][0]), **{n: tensors[f"{i}.{n}"] for n in names})
-                             for i in range(count)))
+            return cls(
+                tuple(
+                    StageStatistics(
+                        rest=float(tensors[f"{i}.rest"][0]), **{n: tensors[f"{i}.{n}"] for n in names}
+                    )
+                    for i in range(count)
+                )
+            )
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise ZooError(f"{path} is not a file of source statistics: {error}. Delete it: it is only evidence.") from None
+            raise ZooError(
+                f"{path} is not a file of source statistics: {error}. Delete it: it is only evidence."
+            ) from None
 
 
 def _measure(seen: np.ndarray, unseen: np.ndarray) -> StageStatistics:
@@ -101,7 +113,12 @@ def _measure(seen: np.ndarray, unseen: np.ndarray) -> StageStatistics:
     floor = max(float(values[-1]) * 1e-6, 1e-12)
     variances = np.maximum(values[::-1][:rank], floor)
     rest = max(float(values[::-1][rank:].mean()), floor)
-    stage = StageStatistics(mean.astype(np.float32), vectors[:, ::-1][:, :rank].T.astype(np.float32),
-                            variances.astype(np.float32), rest, np.zeros(len(QUANTILES), np.float32))
+    stage = StageStatistics(
+        mean.astype(np.float32),
+        vectors[:, ::-1][:, :rank].T.astype(np.float32),
+        variances.astype(np.float32),
+        rest,
+        np.zeros(len(QUANTILES), np.float32),
+    )
     quantiles = np.quantile(stage.distance(unseen), QUANTILES).astype(np.float32)
     return StageStatistics(stage.mean, stage.directions, stage.variances, rest, quantiles)

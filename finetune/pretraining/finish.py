@@ -53,18 +53,38 @@ def finish(run: Pretraining, listener: Listener) -> dict[str, Any]:
     statistics.save(out / f"{recipe.name}.stats.safetensors")
     parameters = sum(p.numel() for p in run.model.parameters())
     card = {
-        "source": "local", "arch": recipe.arch, "args": dict(recipe.args), "weights": str(weights.resolve()),
-        "sha256": digest, "licence": recipe.licence, "source_dataset": recipe.source_dataset or recipe.data,
-        "source_classes": len(run.train_set.classes), "accuracy": round(100 * accuracies[size], 2), "accuracy_at": size,
-        "parameters": round(parameters / 1e6, 2), "source_lr": recipe.lr, "source_optimizer": recipe.optimizer,
-        "source_batch": recipe.batch_size, "size": size, "crop_pct": 1.0, "interpolation": "bicubic",
-        "mean": list(recipe.mean), "std": list(recipe.std),
-        "summary": f"pretrained by finetune in {run.seconds / 3600:.1f} h, {run.steps / run.steps_per_epoch:.3g} epochs",
+        "source": "local",
+        "arch": recipe.arch,
+        "args": dict(recipe.args),
+        "weights": str(weights.resolve()),
+        "sha256": digest,
+        "licence": recipe.licence,
+        "source_dataset": recipe.source_dataset or recipe.data,
+        "source_classes": len(run.train_set.classes),
+        "accuracy": round(100 * accuracies[size], 2),
+        "accuracy_at": size,
+        "parameters": round(parameters / 1e6, 2),
+        "source_lr": recipe.lr,
+        "source_optimizer": recipe.optimizer,
+        "source_batch": recipe.batch_size,
+        "size": size,
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "mean": list(recipe.mean),
+        "std": list(recipe.std),
+        "summary": f"{run.steps / run.steps_per_epoch:.3g} epochs by finetune in {run.seconds / 3600:.1f} h",
     }
     # A user zoo file: `finetune run --backbone NAME` finds the card beside it.
     atomic_write_text(out / "zoo.yaml", yaml.safe_dump({recipe.name: card}, sort_keys=False))
-    result = {"name": recipe.name, "steps": run.steps, "epochs": run.steps / run.steps_per_epoch, "seconds": run.seconds,
-              "accuracy": {str(s): a for s, a in accuracies.items()}, "size": size, "val_images": len(run.val_set)}
+    result = {
+        "name": recipe.name,
+        "steps": run.steps,
+        "epochs": run.steps / run.steps_per_epoch,
+        "seconds": run.seconds,
+        "accuracy": {str(s): a for s, a in accuracies.items()},
+        "size": size,
+        "val_images": len(run.val_set),
+    }
     atomic_write_json(out / "result.json", result)
     return result
 
@@ -76,9 +96,14 @@ def save_weights(run: Pretraining, path: Path) -> str:
 
     from safetensors.torch import save
 
-    tensors = {name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
-               for name, value in run.model.state_dict().items() if not name.endswith("num_batches_tracked")}
-    data = save(tensors, {"arch": run.recipe.arch, "classes": json.dumps(run.train_set.classes), "format": "pt"})
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+        for name, value in run.model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    data = save(
+        tensors, {"arch": run.recipe.arch, "classes": json.dumps(run.train_set.classes), "format": "pt"}
+    )
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
@@ -89,17 +114,31 @@ def measure_statistics(run: Pretraining, size: int) -> SourceStatistics:
     from finetune.zoo.card import ModelCard
     from finetune.zoo.create import wrap
 
-    card = ModelCard(name=run.recipe.name, source="local", arch=run.recipe.arch, args=dict(run.recipe.args), size=size,
-                     crop_pct=1.0, mean=run.recipe.mean, std=run.recipe.std)
+    card = ModelCard(
+        name=run.recipe.name,
+        source="local",
+        arch=run.recipe.arch,
+        args=dict(run.recipe.args),
+        size=size,
+        crop_pct=1.0,
+        mean=run.recipe.mean,
+        std=run.recipe.std,
+    )
     # wrap() takes the classifier out of the model that it is given.
     backbone = wrap(copy.deepcopy(run.model).eval(), card)
     some = order(len(run.train_set), 0, run.recipe.seed)[:STATISTICS_IMAGES].sort().values
-    train = StoredImages(run.train_set.images[some.numpy()], run.train_set.labels[some], run.train_set.classes)
-    return SourceStatistics.measure(_taps(run, backbone, train, size), _taps(run, backbone, run.val_set, size))
+    train = StoredImages(
+        run.train_set.images[some.numpy()], run.train_set.labels[some], run.train_set.classes
+    )
+    return SourceStatistics.measure(
+        _taps(run, backbone, train, size), _taps(run, backbone, run.val_set, size)
+    )
 
 
 @torch.inference_mode()
 def _taps(run: Pretraining, backbone: Any, data: StoredImages, size: int) -> list[np.ndarray]:
-    batches = [[tap.float().cpu().numpy() for tap in backbone.taps(run.normalise(images.to(run.device)))]
-               for images, _ in evaluation_batches(data, size)]
+    batches = [
+        [tap.float().cpu().numpy() for tap in backbone.taps(run.normalise(images.to(run.device)))]
+        for images, _ in evaluation_batches(data, size)
+    ]
     return [np.concatenate(stage) for stage in zip(*batches, strict=True)]

@@ -42,20 +42,28 @@ def store(folder: Path, cache: Path, size: int, classes: tuple[str, ...] | None 
     Raises DataError where the folder has no classes, or has other classes than ``classes``.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} does not exist. Expected train/<class>/* and val/<class>/* below the data folder.")
+        raise DataError(
+            f"{folder} does not exist. Expected train/<class>/* and val/<class>/* below the data folder."
+        )
     found = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
     if len(found) < 2:
         raise DataError(f"{folder} must hold at least two class folders. Got {len(found)} instead.")
     if classes is not None and found != classes:
         raise DataError(f"{folder} must hold the classes of train/. {len(set(found) ^ set(classes))} differ.")
-    files = [(path, label) for label, name in enumerate(found)
-             for path in sorted((folder / name).iterdir()) if path.suffix.lower() in _EXTENSIONS]
+    files = [
+        (path, label)
+        for label, name in enumerate(found)
+        for path in sorted((folder / name).iterdir())
+        if path.suffix.lower() in _EXTENSIONS
+    ]
     listing = "\n".join(f"{p}:{p.stat().st_size}" for p, _ in files)
     key = hashlib.sha256(f"{size}\n{listing}".encode()).hexdigest()[:16]
     target = cache / f"{folder.name}-{size}-{key}.npy"
     if not target.exists():
         with atomic_path(target) as temporary:
-            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(files), size, size, 3))
+            array = np.lib.format.open_memmap(
+                temporary, mode="w+", dtype=np.uint8, shape=(len(files), size, size, 3)
+            )
             with ThreadPoolExecutor() as pool:
                 for i, pixels in enumerate(pool.map(lambda item: _square(item[0], size), files)):
                     array[i] = pixels
@@ -78,7 +86,9 @@ def order(n: int, epoch: int, seed: int) -> torch.Tensor:
     return torch.randperm(n, generator=generator_for(seed, epoch))
 
 
-def crop_and_flip(images: torch.Tensor, size: int, min_scale: float, generator: torch.Generator) -> torch.Tensor:
+def crop_and_flip(
+    images: torch.Tensor, size: int, min_scale: float, generator: torch.Generator
+) -> torch.Tensor:
     """Random square crops of at least ``min_scale`` of the area, mirrored half of the time, in one resampling.
 
     Takes (B, 3, S, S) float, gives (B, 3, size, size) float, channels last.
@@ -94,17 +104,20 @@ def crop_and_flip(images: torch.Tensor, size: int, min_scale: float, generator: 
     return cropped.contiguous(memory_format=torch.channels_last)
 
 
-def evaluation_batches(data: StoredImages, size: int, batch_size: int = 250) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def evaluation_batches(
+    data: StoredImages, size: int, batch_size: int = 250
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """All images resized to ``size``: (B, 3, size, size) float in [0, 255] and labels (B,)."""
     for start in range(0, len(data), batch_size):
         index = torch.arange(start, min(start + batch_size, len(data)))
         images = data.gather(index).float()
         if images.shape[-1] != size:
-            images = F.interpolate(images, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
+            images = F.interpolate(
+                images, size=(size, size), mode="bicubic", align_corners=False, antialias=True
+            )
         yield images.clamp_(0, 255), data.labels[index]
 
 
 def generator_for(seed: int, *parts: int) -> torch.Generator:
     digest = hashlib.sha256(repr((seed, *parts)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-

@@ -31,7 +31,9 @@ def build(recipe: PretrainRecipe, num_classes: int) -> nn.Module:
     import timm
 
     if not timm.is_model(recipe.arch):
-        raise ConfigError(f"arch: timm has no {recipe.arch!r}.{did_you_mean(recipe.arch, timm.list_models())}")
+        raise ConfigError(
+            f"arch: timm has no {recipe.arch!r}.{did_you_mean(recipe.arch, timm.list_models())}"
+        )
     torch.manual_seed(recipe.seed)
     model: nn.Module = timm.create_model(recipe.arch, num_classes=num_classes, **recipe.args)
     return model.to(memory_format=torch.channels_last)
@@ -41,8 +43,14 @@ class Pretraining:
     """A run that can be stopped anywhere: the order, crops and learning rate of every step are functions of
     the recipe and the step number, so that a resumed run takes the steps an uninterrupted one would have."""
 
-    def __init__(self, recipe: PretrainRecipe, train: StoredImages, val: StoredImages, device: torch.device,
-                 listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        recipe: PretrainRecipe,
+        train: StoredImages,
+        val: StoredImages,
+        device: torch.device,
+        listener: Listener | None = None,
+    ) -> None:
         self.recipe, self.train_set, self.val_set, self.device = recipe, train, val, device
         self.listener = listener or Listener()
         self.model = build(recipe, len(train.classes)).to(device)
@@ -91,14 +99,18 @@ class Pretraining:
                 if self.step % self.steps_per_epoch == 0:
                     self._log_epoch()
                 if stop.requested:
-                    raise Interrupted(f"Stopped at step {self.step:,} of {self.steps:,}; state saved. "
-                                      "The same command goes on from there.")
+                    raise Interrupted(
+                        f"Stopped at step {self.step:,} of {self.steps:,}; state saved. "
+                        "The same command goes on from there."
+                    )
 
     def _train_step(self, step: int, engine: Engine) -> tuple[float, float]:
         recipe = self.recipe
         epoch, position = divmod(step, self.steps_per_epoch)
         progress = step / self.steps
-        index = order(len(self.train_set), epoch, recipe.seed)[position * recipe.batch_size:][: recipe.batch_size]
+        index = order(len(self.train_set), epoch, recipe.seed)[position * recipe.batch_size :][
+            : recipe.batch_size
+        ]
         size, generator = recipe.size_at(progress), generator_for(recipe.seed, epoch, position)
         images = self.normalise(self.train_set.gather(index).to(self.device).float())
         images = crop_and_flip(images, size, recipe.min_scale, generator)  # (B, 3, size, size)
@@ -108,8 +120,10 @@ class Pretraining:
             logits = self.model(images)  # (B, K)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
         if not torch.isfinite(loss):
-            raise TrainingError(f"The loss is {loss.item()} at step {step}. The learning rate {recipe.lr} is probably "
-                                f"too high: delete {self.state_file} and try lr={recipe.lr / 2:g}.")
+            raise TrainingError(
+                f"The loss is {loss.item()} at step {step}. The learning rate {recipe.lr} is probably "
+                f"too high: delete {self.state_file} and try lr={recipe.lr / 2:g}."
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.lr_at(progress)
         engine.backward(loss)
@@ -136,9 +150,16 @@ class Pretraining:
 
     def save(self) -> None:
         """Write the state atomically: a killed writer leaves the previous one."""
-        state = {"format": FORMAT, "step": self.step, "seconds": self.seconds, "model": self.model.state_dict(),
-                 "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "steps_per_epoch": self.steps_per_epoch, "arch": self.recipe.arch}
+        state = {
+            "format": FORMAT,
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "steps_per_epoch": self.steps_per_epoch,
+            "arch": self.recipe.arch,
+        }
         with atomic_path(self.state_file) as temporary:
             torch.save(state, temporary)
 
@@ -148,8 +169,10 @@ class Pretraining:
             return False
         state = torch.load(self.state_file, map_location=self.device, weights_only=True)
         if state["arch"] != self.recipe.arch or state["steps_per_epoch"] != self.steps_per_epoch:
-            raise ConfigError(f"{self.state_file} belongs to another recipe (arch, data or batch size differ). "
-                              "Choose another out= or delete it.")
+            raise ConfigError(
+                f"{self.state_file} belongs to another recipe (arch, data or batch size differ). "
+                "Choose another out= or delete it."
+            )
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -169,15 +192,27 @@ class Pretraining:
 
     def _log(self, images: int, correct: float, total_loss: float, seconds: float) -> None:
         left = (self.steps - self.step) * self.recipe.batch_size * seconds / max(images, 1)
-        row = {"step": self.step, "steps": self.steps, "epoch": round(self.step / self.steps_per_epoch, 3),
-               "epochs": self.recipe.epochs, "loss": total_loss / images, "accuracy": correct / images,
-               "lr": self.optimizer.param_groups[0]["lr"], "size": self.recipe.size_at((self.step - 1) / self.steps),
-               "images_per_second": images / seconds, "eta_seconds": left}
+        row = {
+            "step": self.step,
+            "steps": self.steps,
+            "epoch": round(self.step / self.steps_per_epoch, 3),
+            "epochs": self.recipe.epochs,
+            "loss": total_loss / images,
+            "accuracy": correct / images,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "size": self.recipe.size_at((self.step - 1) / self.steps),
+            "images_per_second": images / seconds,
+            "eta_seconds": left,
+        }
         self._write(row)
         self.listener.on_step(row)
 
     def _log_epoch(self) -> None:
-        row: dict[str, Any] = {"epoch": self.step // self.steps_per_epoch, "step": self.step, "seconds": self.seconds}
+        row: dict[str, Any] = {
+            "epoch": self.step // self.steps_per_epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
         size = self.recipe.size_at((self.step - 1) / self.steps)
         with self.average.applied():
             row["val_size"], row["val_accuracy"] = size, self.accuracy(size)
@@ -193,7 +228,10 @@ def _optimizer(recipe: PretrainRecipe, model: nn.Module) -> torch.optim.Optimize
     named = list(model.named_parameters())
     decayed = [p for n, p in named if decays(n, p)]
     plain = [p for n, p in named if not decays(n, p)]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)

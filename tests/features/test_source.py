@@ -29,11 +29,15 @@ def test_distance_is_mahalanobis_where_all_directions_are_kept() -> None:
 
 
 def test_save_and_load(tmp_path: Path) -> None:
-    statistics = SourceStatistics.measure([draw(500), draw(500)[:, :4]], [draw(200, seed=1), draw(200, seed=1)[:, :4]])
+    statistics = SourceStatistics.measure(
+        [draw(500), draw(500)[:, :4]], [draw(200, seed=1), draw(200, seed=1)[:, :4]]
+    )
     statistics.save(tmp_path / "s.safetensors")
     loaded = SourceStatistics.load(tmp_path / "s.safetensors")
     for a, b in zip(statistics.stages, loaded.stages, strict=True):
-        np.testing.assert_allclose(a.distance(draw(20)[:, : len(a.mean)]), b.distance(draw(20)[:, : len(a.mean)]), rtol=1e-3)
+        np.testing.assert_allclose(
+            a.distance(draw(20)[:, : len(a.mean)]), b.distance(draw(20)[:, : len(a.mean)]), rtol=1e-3
+        )
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

@@ -98,7 +98,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(source: Path, tmp_path: Path)
     resumed.fit()
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
-        assert torch.equal(whole.average.state_dict()["mean"][name], resumed.average.state_dict()["mean"][name]), name
+        assert torch.equal(
+            whole.average.state_dict()["mean"][name], resumed.average.state_dict()["mean"][name]
+        ), name
 
 
 def test_sigkill_in_mid_training_loses_at_most_a_checkpoint_interval(source: Path, tmp_path: Path) -> None:
@@ -108,10 +110,13 @@ def test_sigkill_in_mid_training_loses_at_most_a_checkpoint_interval(source: Pat
         "import json, os, signal, sys\nfrom finetune.pretraining.finish import pretrain\n"
         "from finetune.pretraining.recipe import PretrainRecipe\nfrom finetune.pretraining.train import Pretraining\n"
         "take = Pretraining._train_step\n"
-        "def step(self, n, engine):\n    if n == 13: os.kill(os.getpid(), signal.SIGKILL)\n    return take(self, n, engine)\n"
+        "def step(self, n, engine):\n    if n == 13: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return take(self, n, engine)\n"
         "Pretraining._train_step = step\npretrain(PretrainRecipe.model_validate(json.loads(sys.argv[1])))\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code, recipe.model_dump_json()], check=False, env=os.environ)
+    killed = subprocess.run(
+        [sys.executable, "-c", code, recipe.model_dump_json()], check=False, env=os.environ
+    )
     assert killed.returncode == -9
     resumed = build(recipe)
     assert resumed.restore()
@@ -150,7 +155,9 @@ def test_bad_folders(source: Path, tmp_path: Path) -> None:
 
 
 def test_sizes_must_ascend(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text(f"{{name: x, data: {source}, out: o, arch: a, epochs: 1, lr: 1, sizes: [[0.5, 48]]}}")
+    (tmp_path / "r.yaml").write_text(
+        f"{{name: x, data: {source}, out: o, arch: a, epochs: 1, lr: 1, sizes: [[0.5, 48]]}}"
+    )
     with pytest.raises(ConfigError, match="sizes must start at 0"):
         PretrainRecipe.load(tmp_path / "r.yaml")
 
@@ -166,7 +173,10 @@ def test_whole_crop_is_a_plain_resize_or_its_mirror() -> None:
     images = torch.rand(8, 3, 16, 16)
     cropped = crop_and_flip(images, 16, 1.0, torch.Generator().manual_seed(0))
     for before, after in zip(images, cropped, strict=True):
-        same, mirrored = torch.allclose(before, after, atol=1e-5), torch.allclose(before.flip(-1), after, atol=1e-5)
+        same, mirrored = (
+            torch.allclose(before, after, atol=1e-5),
+            torch.allclose(before.flip(-1), after, atol=1e-5),
+        )
         assert same or mirrored
 
 
