@@ -196,7 +196,8 @@ class Backbone(nn.Module):
                 )
             )
         old = self.head.weight
-        head = nn.Linear(width, weight.shape[0], device="meta", dtype=old.dtype).to_empty(device=old.device)
+        with torch.random.fork_rng(devices=[]):  # the layer's own random weights, drawn and then overwritten
+            head = nn.Linear(width, weight.shape[0], dtype=old.dtype).to(old.device)
         with torch.no_grad():
             head.weight.copy_(weight)
             head.bias.copy_(bias)

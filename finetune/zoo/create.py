@@ -14,6 +14,7 @@ from finetune.errors import ZooError, must
 from finetune.files import atomic_write_bytes, atomic_write_json
 from finetune.zoo.backbone import Backbone
 from finetune.zoo.card import ModelCard
+from finetune.zoo.libraries import import_timm, import_torchvision_models
 
 _PROBE_SIZE = 64
 """Side of the picture that networks of any input size are traced with, pixels."""
@@ -196,7 +197,7 @@ def _without_own_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _timm_model(card: ModelCard, state: dict[str, Tensor] | None, image_size: int | None) -> nn.Module:
-    import timm
+    timm = import_timm()
 
     arguments: dict[str, Any] = dict(card.args)
     name = f"{card.arch}.{card.weights}" if card.source == "timm" and card.weights else card.arch
@@ -223,14 +224,14 @@ def _timm_model(card: ModelCard, state: dict[str, Tensor] | None, image_size: in
 
 
 def _torchvision_model(card: ModelCard, state: dict[str, Tensor] | None, _: int | None) -> nn.Module:
-    import torchvision.models
+    models = import_torchvision_models()
 
     arguments: dict[str, Any] = dict(card.args)
     if card.source_classes:
         arguments["num_classes"] = card.source_classes
     if card.arch.startswith(("googlenet", "inception_v3", "vgg")):
         arguments["init_weights"] = state is None  # seconds that loaded weights would only overwrite
-    model: nn.Module = torchvision.models.get_model(card.arch, weights=None, **arguments)
+    model: nn.Module = models.get_model(card.arch, weights=None, **arguments)
     if state is not None:
         model.load_state_dict(
             {k: v for k, v in state.items() if not k.startswith(("aux1.", "aux2.", "AuxLogits."))}
@@ -268,7 +269,7 @@ def _is_matrix(module: nn.Module) -> bool:
 def _as_linear(classifier: Any) -> nn.Linear:
     if isinstance(classifier, nn.Linear):
         return classifier
-    linear = nn.Linear(classifier.in_channels, classifier.out_channels, device="meta").to_empty(device="cpu")
+    linear = nn.Linear(classifier.in_channels, classifier.out_channels)
     with torch.no_grad():
         linear.weight.copy_(classifier.weight.flatten(1))
         linear.bias.copy_(classifier.bias)

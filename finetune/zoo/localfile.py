@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune.errors import ZooError, must
 from finetune.zoo.card import ModelCard
+from finetune.zoo.libraries import import_timm
 from finetune.zoo.sources import optimizer_of, read_json, timm_config
 from finetune.zoo.zoo import make_card, read_mapping
 
@@ -105,7 +106,7 @@ def _what_to_write(path: Path) -> str:
 
 def guess_arch(stem: str) -> str | None:
     """The longest timm architecture that a file's name begins with: a suggestion, never used unasked."""
-    import timm
+    timm = import_timm()
 
     names = [
         name

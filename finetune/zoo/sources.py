@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune.errors import ZooError, must
 from finetune.zoo.card import ModelCard
+from finetune.zoo.libraries import import_timm, import_torchvision_models
 from finetune.zoo.zoo import make_card
 
 # Recipes differ from weights to weights; these stand in where no card knows better.
@@ -52,23 +53,21 @@ _ADAMW_FAMILIES = (
 
 def timm_names() -> list[str]:
     """Architectures of timm and the names of their weights."""
-    import timm
+    timm = import_timm()
 
     return [*timm.list_models(), *timm.list_pretrained()]
 
 
 def torchvision_names() -> list[str]:
     """Image classifiers of torchvision."""
-    import torchvision.models
+    models = import_torchvision_models()
 
-    return [
-        n for n in torchvision.models.list_models(module=torchvision.models) if not n.startswith("quantized_")
-    ]
+    return [n for n in models.list_models(module=models) if not n.startswith("quantized_")]
 
 
 def timm_card(name: str, label: str) -> ModelCard | None:
     """From timm's pretrained configuration of ``ARCH`` or ``ARCH.TAG``; None for a name that timm has not."""
-    import timm
+    timm = import_timm()
 
     arch, _, tag = name.partition(".")
     if not timm.is_model(arch) or (tag and f"{arch}.{tag}" not in timm.list_pretrained(f"{arch}.*")):
@@ -124,11 +123,11 @@ def torchvision_card(name: str, label: str) -> ModelCard | None:
     """From the metadata of torchvision's default weights; None for a name that it has not."""
     import math
 
-    from torchvision.models import get_model_weights
+    models = import_torchvision_models()
 
     if name not in torchvision_names():
         return None
-    weights = getattr(get_model_weights(name), "DEFAULT", None)
+    weights = getattr(models.get_model_weights(name), "DEFAULT", None)
     inception = name in (
         "googlenet",
         "inception_v3",

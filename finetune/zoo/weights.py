@@ -18,6 +18,7 @@ from finetune.errors import ZooError, must
 from finetune.resources import weights_dir
 from finetune.runtime import cache_dir
 from finetune.zoo.card import ModelCard
+from finetune.zoo.libraries import import_timm, import_torchvision_models
 
 OFFLINE_REMEDY = (
     "Without a network use --backbone embedded, a weight file (--backbone PATH.safetensors), "
@@ -172,7 +173,7 @@ def _hub_files(named: str | None) -> list[str]:
 
 
 def _timm_file(card: ModelCard) -> Path:
-    import timm
+    timm = import_timm()
 
     name = f"{card.arch}.{card.weights}" if card.weights else card.arch
     try:
@@ -192,9 +193,9 @@ def _timm_file(card: ModelCard) -> Path:
 
 
 def _torchvision_url(card: ModelCard) -> str:
-    from torchvision.models import get_model_weights
+    models = import_torchvision_models()
 
-    choices = get_model_weights(card.arch)
+    choices = models.get_model_weights(card.arch)
     if card.weights and card.weights not in choices.__members__:
         raise ZooError(
             must(f"weights of {card.arch}", f"one of {', '.join(choices.__members__)}", card.weights)

@@ -108,7 +108,7 @@ def card(name: str, extra_files: Iterable[str | Path] = ()) -> ModelCard:
     """The card of a name: curated, or made from what timm, torchvision, the hub or the file itself says.
 
     ``timm:NAME`` and ``torchvision:NAME`` choose a library. A bare name is looked up in the zoo,
-    then timm, then torchvision. ``hf-hub:OWNER/NAME[@REVISION]``, ``local:FILE`` and paths are read where they are. Raises
+    then timm, then torchvision. ``hf-hub:OWNER/NAME[@REVISION]``, ``local:FILE`` and paths are read. Raises
     ZooError, for an unknown name with the nearest ones of zoo, timm and torchvision.
     """
     zoo = load_zoo(extra_files)

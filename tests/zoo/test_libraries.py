@@ -1,0 +1,63 @@
+"""Importing timm and torchvision leaves torch's compiler alone until it is wanted, and then it is the real one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+CODE = """
+import sys
+import torch
+from finetune.zoo.create import create_backbone
+
+backbone = create_backbone("test_resnet", pretrained=False, num_classes=2).eval()
+with torch.inference_mode():
+    backbone.fold().taps(torch.randn(1, 3, 64, 64))
+print("torch._dynamo" in sys.modules, "sympy" in sys.modules)
+
+from timm.models.naflexvit import NaFlexVit
+from torchvision.ops import roi_align
+roi_align(torch.ones(1, 1, 4, 4), torch.tensor([[0.0, 0.0, 0.0, 2.0, 2.0]]), 2)
+compiled = torch.compile(lambda x: x + 1, backend="eager")
+print(float(compiled(torch.zeros(()))), type(sys.modules["torch._dynamo"]).__name__)
+"""
+
+STAND_IN = """
+import sys
+import torch
+from finetune.zoo.libraries import without_compiler
+
+with without_compiler():
+    import torch._dynamo
+    assert type(sys.modules["torch._dynamo"]).__name__ == "_StandIn"
+
+    @torch.compiler.disable
+    def plain(x):
+        return x + 1
+
+    @torch.compiler.disable(recursive=False)
+    def with_options(x):
+        return x + 2
+
+    print("torch._dynamo.config" in sys.modules)
+    torch._dynamo.config  # more than the decorator: the real one, now
+    print(type(sys.modules["torch._dynamo"]).__name__)
+print(plain(1), with_options(1), plain.__name__)
+with without_compiler():
+    print(type(sys.modules["torch._dynamo"]).__name__)
+"""
+
+
+def said(code: str) -> list[str]:
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    return run.stdout.split("\n")[:-1]
+
+
+def test_a_backbone_needs_no_compiler() -> None:
+    assert said(CODE) == ["False False", "1.0 module"]
+
+
+def test_the_stand_in_gives_way() -> None:
+    assert said(STAND_IN) == ["False", "module", "2 3 plain", "module"]
