@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import StrategyError, must
+from finetune.features.lbfgs import Problem, polish, solve
 
 DEFAULT_LAMBDAS: tuple[float, ...] = tuple(float(10.0**e) for e in np.arange(1.0, -6.01, -0.5))
 """L2 strengths on features of unit variance, strong to weak."""
@@ -33,9 +34,6 @@ DEFAULT_LAMBDAS: tuple[float, ...] = tuple(float(10.0**e) for e in np.arange(1.0
 FALLBACK_LAMBDA = 0.1
 """Used where nothing can be held out (every class has one image)."""
 
-_HISTORY = 10
-_CURVATURE = 0.5  # strong Wolfe: accept a step once the slope has halved
-_ARMIJO = 1e-4
 _CV_WORK = 4e9  # multiply-adds of one logit product above which fewer folds are solved
 
 
@@ -78,10 +76,10 @@ def fit_logistic(
     ``tolerance`` bounds the estimated distance to the optimum, in nats. Raises StrategyError.
     """
     check_problem(x, y, num_classes)
-    problem = _Problem(x, y, num_classes)
+    problem = Problem(x, y, num_classes)
     weights = torch.full((len(y), 1), 1.0 / len(y))
-    theta = _solve(problem, weights, lambda_, problem.start(1), 1e-7)
-    theta = _polish(problem, lambda_, theta, tolerance)
+    theta = solve(problem, weights, lambda_, problem.start(1), 1e-7)
+    theta = polish(problem, lambda_, theta, tolerance)
     weight, bias = problem.unrotate(theta[:, 0])
     return LogisticFit(weight, bias, lambda_)
 
@@ -103,13 +101,13 @@ def fit_logistic_cv(
     best; grids given by the caller are searched from strong to weak without gaps. Raises StrategyError.
     """
     check_problem(x, y, num_classes)
-    problem = _Problem(x, y, num_classes)
+    problem = Problem(x, y, num_classes)
     fold_of = stratified_folds(y, folds, seed)
     used = np.unique(fold_of[fold_of >= 0])
     if len(used) < 2:
         weights = torch.full((len(y), 1), 1.0 / len(y))
-        theta = _solve(problem, weights, FALLBACK_LAMBDA, problem.start(1), 1e-7)
-        weight, bias = problem.unrotate(_polish(problem, FALLBACK_LAMBDA, theta, tolerance)[:, 0])
+        theta = solve(problem, weights, FALLBACK_LAMBDA, problem.start(1), 1e-7)
+        weight, bias = problem.unrotate(polish(problem, FALLBACK_LAMBDA, theta, tolerance)[:, 0])
         return LogisticFit(weight, bias, FALLBACK_LAMBDA)
     # Held out once each is a luxury with very many samples: fewer folds measure lambda well enough there.
     affordable = max(2, int(_CV_WORK / max(1.0, float(len(y)) * problem.z.shape[1] * num_classes)))
@@ -117,8 +115,8 @@ def fit_logistic_cv(
     path, thetas, held = _search(problem, y, fold_of, used, tuple(lambdas))
     best = min(path, key=lambda p: path[p].log_loss)
     theta = thetas[best].mean(dim=1, keepdim=True)
-    theta = _solve(problem, torch.full((len(y), 1), 1.0 / len(y)), best, theta, 1e-7)
-    weight, bias = problem.unrotate(_polish(problem, best, theta, tolerance)[:, 0])
+    theta = solve(problem, torch.full((len(y), 1), 1.0 / len(y)), best, theta, 1e-7)
+    weight, bias = problem.unrotate(polish(problem, best, theta, tolerance)[:, 0])
     ordered = tuple(path[key] for key in sorted(path, reverse=True))
     return LogisticFit(weight, bias, best, ordered, held[best])
 
@@ -167,52 +165,8 @@ def check_problem(x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
         )
 
 
-class _Problem:
-    """Rotated samples with a column of ones, one-hot labels, and the way back to the given features."""
-
-    def __init__(self, x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
-        samples = torch.as_tensor(np.ascontiguousarray(x), dtype=torch.float32)
-        n, d = samples.shape
-        self.mean = samples.mean(dim=0)
-        centred = samples - self.mean
-        if d <= n:
-            values, axes = torch.linalg.eigh((centred.T @ centred / n).double())
-            keep = values > values[-1].clamp_min(1e-30) * 1e-10
-            self.axes = axes[:, keep].float()  # (D, R)
-            rotated = centred @ self.axes
-        else:
-            # centred = U S V': the Gram matrix gives U S without ever forming a (D, D) matrix.
-            values, left = torch.linalg.eigh((centred @ centred.T / n).double())
-            keep = values > values[-1].clamp_min(1e-30) * 1e-10
-            scale = (values[keep] * n).sqrt()
-            rotated = (left[:, keep] * scale).float()
-            self.axes = centred.T @ (left[:, keep] / scale).float()
-        ones = torch.ones(n, 1)
-        self.z = torch.cat([rotated, ones], dim=1)  # (N, R+1)
-        self.variance = torch.cat([rotated.square().mean(dim=0), torch.ones(1)])  # (R+1,)
-        self.penalised = torch.cat([torch.ones(rotated.shape[1]), torch.zeros(1)])
-        self.labels = torch.as_tensor(y, dtype=torch.int64)
-        self.k = num_classes
-        self.onehot = torch.nn.functional.one_hot(self.labels, num_classes).float()  # (N, K)
-
-    def start(self, folds: int) -> Tensor:
-        """(R+1, F, K) zeros, the bias at the log of the smoothed class shares."""
-        theta = torch.zeros(self.z.shape[1], folds, self.k)
-        share = (self.onehot.sum(dim=0) + 0.5) / (len(self.labels) + 0.5 * self.k)
-        theta[-1] = share.log()
-        return theta
-
-    def unrotate(self, theta: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """(R+1, K) in rotated coordinates -> weight (K, D), bias (K,) on the given features."""
-        theta = theta.double()
-        weight = theta[:-1].T @ self.axes.T.double()
-        bias = theta[-1] - weight @ self.mean.double()
-        bias = bias - bias.mean()
-        return weight.float().numpy(), bias.float().numpy()
-
-
 def _search(
-    problem: _Problem, y: np.ndarray, fold_of: np.ndarray, used: np.ndarray, lambdas: tuple[float, ...]
+    problem: Problem, y: np.ndarray, fold_of: np.ndarray, used: np.ndarray, lambdas: tuple[float, ...]
 ) -> tuple[dict[float, CvPoint], dict[float, Tensor], dict[float, np.ndarray]]:
     """Walk the lambda path; figures, fold solutions (R+1, F, K) and held-out log-probabilities by lambda."""
     held_mask = torch.as_tensor(fold_of[:, None] == used[None, :])  # (N, F)
@@ -223,7 +177,7 @@ def _search(
     held: dict[float, np.ndarray] = {}
 
     def visit(value: float, start: Tensor) -> None:
-        theta = _solve(problem, weights, value, start, 1e-5)
+        theta = solve(problem, weights, value, start, 1e-5)
         path[value], held[value] = _score(problem, theta, held_mask, y, value)
         thetas[value] = theta
 
@@ -246,7 +200,7 @@ def _search(
 
 
 def _score(
-    problem: _Problem, theta: Tensor, held_mask: Tensor, y: np.ndarray, value: float
+    problem: Problem, theta: Tensor, held_mask: Tensor, y: np.ndarray, value: float
 ) -> tuple[CvPoint, np.ndarray]:
     """Held-out figures of the fold solutions."""
     n, folds, k = len(y), theta.shape[1], theta.shape[2]
@@ -268,152 +222,3 @@ def _score(
         accuracy_se=float(np.sqrt(max(accuracy * (1 - accuracy), 0.25 / count) / count)),
     )
     return point, out
-
-
-def _polish(problem: _Problem, lambda_: float, theta: Tensor, tolerance: float) -> Tensor:
-    """Finish in double precision where that is cheap; single precision is good to about 1e-6 nats."""
-    if problem.z.numel() * problem.k > 200_000_000:
-        return theta
-    weights = torch.full((len(problem.labels), 1), 1.0 / len(problem.labels), dtype=torch.float64)
-    return _solve(problem, weights, lambda_, theta.double(), tolerance)
-
-
-def _solve(
-    problem: _Problem,
-    weights: Tensor,
-    lambda_: float,
-    theta: Tensor,
-    tolerance: float,
-    max_iterations: int = 300,
-) -> Tensor:
-    """Preconditioned L-BFGS on F weighted problems at once; theta, result: (R+1, F, K).
-
-    weights: (N, F), each column sums to 1. Stops when half the preconditioned squared gradient norm, an
-    estimate of the distance to the optimum in nats, is below ``tolerance`` in every problem.
-    """
-    dtype = theta.dtype
-    z = problem.z.to(dtype)
-    rows, folds, k = theta.shape
-    penalty = (lambda_ * problem.penalised.to(dtype))[:, None, None]
-    w = weights.to(dtype)
-
-    def gradient(p: Tensor, at: Tensor) -> Tensor:
-        residual = (p - problem.onehot.to(dtype)[:, None, :]) * w[:, :, None]  # (N, F, K)
-        return (z.T @ residual.view(-1, folds * k)).view(rows, folds, k) + penalty * at
-
-    logits = (z @ theta.reshape(rows, folds * k)).view(-1, folds, k)
-    log_p = torch.log_softmax(logits, dim=2)
-    p = log_p.exp()
-    current = _loss(log_p, problem.labels, w) + 0.5 * _dot(penalty * theta, theta)
-    grad = gradient(p, theta)
-    spread = (p * (1 - p) * w[:, :, None]).sum(dim=0).clamp_min(1e-4)  # (F, K) mean curvature of each class
-    inverse = 1.0 / (problem.variance.to(dtype)[:, None, None] * spread + penalty)
-    history: list[tuple[Tensor, Tensor, Tensor]] = []
-    for _ in range(max_iterations):
-        direction = -_two_loop(grad, history, inverse)
-        slope = _dot(grad, direction)
-        active = -0.5 * slope > tolerance  # (F,)
-        if not bool(active.any()):
-            break
-        direction = direction * active[None, :, None]
-        step_logits = (z @ direction.reshape(rows, folds * k)).view(-1, folds, k)
-        norms = (
-            _dot(penalty * theta, theta),
-            _dot(penalty * theta, direction),
-            _dot(penalty * direction, direction),
-        )
-        line = _Line(logits, step_logits, problem.labels, w, norms)
-        step, p, current = line.search(current, slope, active)
-        if not bool((step > 0).any()):
-            break  # rounding is all that is left
-        s = step[None, :, None] * direction
-        theta = theta + s
-        logits = torch.addcmul(logits, step[None, :, None].expand_as(step_logits), step_logits)
-        fresh = gradient(p, theta)
-        change = fresh - grad
-        curvature = _dot(s, change)
-        rho = torch.where(curvature > 1e-30, 1.0 / curvature.clamp_min(1e-30), torch.zeros_like(curvature))
-        history.append((s, change, rho))
-        del history[:-_HISTORY]
-        grad = fresh
-    return theta
-
-
-def _loss(log_p: Tensor, labels: Tensor, w: Tensor) -> Tensor:
-    """(N, F, K) log-probabilities, (N,) labels, (N, F) weights -> (F,) mean negative log-likelihood."""
-    index = labels[:, None, None].expand(-1, log_p.shape[1], 1)
-    return -(log_p.gather(2, index)[:, :, 0] * w).sum(dim=0)
-
-
-@dataclass
-class _Line:
-    """The objective along one direction for each of F problems: element-wise work alone."""
-
-    logits: Tensor
-    """(N, F, K) at step 0."""
-    slopes: Tensor
-    """(N, F, K) change of the logits per unit step."""
-    labels: Tensor
-    w: Tensor
-    norms: tuple[Tensor, Tensor, Tensor]
-    """Penalty: theta.theta, theta.direction, direction.direction, each (F,)."""
-
-    def search(self, current: Tensor, slope: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Safeguarded Newton for a strong Wolfe step; steps (F,), probabilities (N, F, K), values (F,)."""
-        step = active.to(current.dtype)
-        low, high = torch.zeros_like(step), torch.full_like(step, torch.inf)
-        slack = 1e-6 if current.dtype == torch.float32 else 1e-13
-        ceiling = current + slack * current.abs()
-        at_label = self.slopes.gather(2, self.labels[:, None, None].expand(-1, self.slopes.shape[1], 1))[
-            :, :, 0
-        ]
-        fixed = (at_label * self.w).sum(dim=0)
-        for _ in range(12):
-            value, p = self.value(step)
-            mean = (p * self.slopes).sum(dim=2)  # (N, F)
-            first = (mean * self.w).sum(dim=0) - fixed + self.norms[1] + step * self.norms[2]
-            fine = (value <= ceiling + _ARMIJO * step * slope) & (first.abs() <= -_CURVATURE * slope)
-            if bool((fine | ~active).all()):
-                break
-            variance = (p * self.slopes.square()).sum(dim=2) - mean.square()
-            second = (variance * self.w).sum(dim=0) + self.norms[2]
-            high = torch.where(first > 0, torch.minimum(high, step), high)
-            low = torch.where(first < 0, torch.maximum(low, step), low)
-            newton = step - first / second.clamp_min(1e-30)
-            fallback = torch.where(high.isinf(), 4 * step, 0.5 * (low + high))
-            newton = torch.where((newton > low) & (newton < high) & (newton <= 10 * step), newton, fallback)
-            step = torch.where(fine | ~active, step, newton)
-        else:
-            value, p = self.value(step)
-        worse = value > ceiling
-        if bool(worse.any()):
-            step = torch.where(worse, torch.zeros_like(step), step)
-            value, p = self.value(step)
-        return step, p, value
-
-    def value(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Objective (F,) and probabilities (N, F, K) at these steps (F,)."""
-        moved = self.logits + step[None, :, None] * self.slopes
-        log_p = torch.log_softmax(moved, dim=2)
-        penalty = 0.5 * (self.norms[0] + 2 * step * self.norms[1] + step.square() * self.norms[2])
-        return _loss(log_p, self.labels, self.w) + penalty, log_p.exp()
-
-
-def _two_loop(grad: Tensor, history: list[tuple[Tensor, Tensor, Tensor]], inverse: Tensor) -> Tensor:
-    """The L-BFGS product H grad (Nocedal & Wright, algorithm 7.4) for each problem."""
-    q = grad
-    alphas = []
-    for s, change, rho in reversed(history):
-        alpha = rho * _dot(s, q)
-        q = q - alpha[None, :, None] * change
-        alphas.append(alpha)
-    r = inverse * q
-    for (s, change, rho), alpha in zip(history, reversed(alphas), strict=True):
-        beta = rho * _dot(change, r)
-        r = r + (alpha - beta)[None, :, None] * s
-    return r
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """(R, F, K), (R, F, K) -> (F,)."""
-    return torch.einsum("rfk,rfk->f", a, b)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from finetune.features.logistic import check_problem
+from finetune.features.rotation import principal_axes
 
 DEFAULT_LAMBDAS: tuple[float, ...] = tuple(float(10.0**e) for e in np.arange(2.0, -4.01, -0.5))
 """L2 strengths on features of unit variance, per sample: the penalty is N * lambda * ||W||^2."""
@@ -51,21 +52,11 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, num_classes: int, lambdas: Sequence[
     """
     check_problem(x, y, num_classes)
     samples = torch.as_tensor(np.ascontiguousarray(x), dtype=torch.float32)
-    n, d = samples.shape
+    n = len(samples)
     mean = samples.mean(dim=0)
     centred = samples - mean
-    if d <= n:
-        values, axes = torch.linalg.eigh((centred.T @ centred).double())
-        keep = values > values[-1].clamp_min(1e-30) * 1e-10
-        values, axes = values[keep], axes[:, keep]
-        left = (centred @ axes.float()).double() / values.sqrt()  # (N, R), orthonormal columns
-    else:
-        # With n < d leverages come close to 1, where single precision has no digits left.
-        wide = centred.double() if n * n * d < 2e10 else centred
-        values, left = torch.linalg.eigh((wide @ wide.T).double())
-        keep = values > values[-1].clamp_min(1e-30) * 1e-10
-        values, left = values[keep], left[:, keep]
-        axes = (centred.T @ (left / values.sqrt()).float()).double()  # (D, R)
+    rotated, values, axes = principal_axes(centred)
+    left = rotated.double() / values.sqrt()  # (N, R), orthonormal columns
     target = torch.nn.functional.one_hot(torch.as_tensor(y, dtype=torch.int64), num_classes).double()
     share = target.mean(dim=0)
     projected = left.T @ (target - share)  # (R, K)

@@ -39,6 +39,20 @@ def test_agrees_with_scikit_learn(n: int, d: int, k: int, lambda_: float) -> Non
     assert ours.weight == pytest.approx(reference.coef_, abs=2e-3)
 
 
+def test_agrees_where_samples_fill_few_dimensions() -> None:
+    """Fewer samples than dimensions and a rank lower still: rounding must not pass for a direction."""
+    rng = np.random.default_rng(0)
+    n, d, k, lambda_ = 100, 512, 3, 1e-6
+    x = rng.normal(size=(n, 20)) @ rng.normal(size=(20, d)) * np.linspace(0.01, 1, d)
+    x, y = x.astype(np.float32), rng.integers(0, k, n)
+    reference = LogisticRegression(C=1 / (lambda_ * n), tol=1e-9, max_iter=10_000).fit(
+        x.astype(np.float64), y
+    )
+    ours = fit_logistic(x, y, k, lambda_)
+    theirs = log_loss(x, y, reference.coef_, reference.intercept_)
+    assert log_loss(x, y, ours.weight, ours.bias) == pytest.approx(theirs, abs=1e-4)
+
+
 def test_two_classes_agree_with_the_symmetric_form() -> None:
     """softmax with rows +-w/2 under lambda equals the logistic w under lambda / 2."""
     x, y = blobs(200, 30, 2)
