@@ -30,9 +30,10 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
     for axes, key, title in ((loss, "loss", "loss"), (accuracy, "accuracy", "accuracy, %")):
         scale = 100 if key == "accuracy" else 1
         for name, colour, style in ((key, BLUE, "-"), (f"val_{key}", ORANGE, "o-")):
-            points = [
-                (x, row[name] * scale) for x, row in zip(xs, rows, strict=True) if _number(row.get(name))
-            ]
+            # An epoch's row repeats the mean of its steps: drawn among them it would be a jump that never was.
+            kept = [(x, row) for x, row in zip(xs, rows, strict=True) if _number(row.get(name))]
+            steps = [(x, row) for x, row in kept if row.get("kind") == "step"]
+            points = [(x, row[name] * scale) for x, row in (steps if len(steps) > 1 else kept)]
             if points:
                 label = "validation" if name.startswith("val") else "training"
                 axes.plot(

@@ -47,3 +47,9 @@ def test_curves_without_any_row() -> None:
 
 def test_stages() -> None:
     opened(figures.stages(["stem", "1", "2"], [-0.02, 0.4, 0.6], [0.01, 0.02, 0.02], {"all together": 0.65}))
+
+
+def test_epoch_rows_do_not_make_the_training_curve_jump() -> None:
+    steps = [{"kind": "step", "phase": "p", "step": s, "loss": 1.0, "accuracy": 0.5} for s in (1, 2, 3, 4)]
+    epoch = {"kind": "epoch", "phase": "p", "step": 2, "loss": 9.0, "accuracy": 0.1}
+    assert figures.curves([*steps[:2], epoch, *steps[2:]]) == figures.curves(steps)
