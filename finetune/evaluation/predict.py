@@ -46,6 +46,7 @@ def predict_images(
         images,
         device=device,
         cache=cache,
+        remember=cache,
         threads=threads,
         message=told.on_message,
         progress=lambda done, total: told.on_progress("testing", done, total),

@@ -1,6 +1,7 @@
 """Pooled features on disk and in memory, one row an image, so that no image passes the same network twice.
 
-A folder a network: its name digests the weights, the preprocessing and the cache's version. In it are shards,
+A folder a network: its name digests the weights, the architecture, the preprocessing and the versions of this
+cache and of the libraries that decode and compute. In it are shards,
 safetensors files of at most a few thousand rows, each written once and atomically under a name of its own:
 processes working at the same time never touch each other's files, at worst they compute a row twice. Rows are
 found by the digest of the image's bytes, so any split, subset or order of the same images is served.
@@ -9,15 +10,18 @@ found by the digest of the image's bytes, so any split, subset or order of the s
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import uuid
 import zlib
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 
 from finetune.errors import RunError
@@ -37,9 +41,16 @@ def network_key(backbone: Any) -> str:
     """Names everything but the image that the features depend on: weights without the head, preprocessing."""
     digest = hashlib.sha256()
     skipped = {name for name, _ in backbone.head_parameters()}
-    facts = {"version": CACHE_VERSION, "name": backbone.name, "stages": list(backbone.stage_names),
-             "preprocessing": backbone.preprocessing.to_dict()}  # fmt: skip
-    digest.update(json.dumps(facts, sort_keys=True).encode())
+    card = backbone.card
+    facts = {
+        "version": CACHE_VERSION,
+        "libraries": _libraries(),
+        "name": backbone.name,
+        "arch": [card.built_by, card.arch, card.args],
+        "stages": list(backbone.stage_names),
+        "preprocessing": backbone.preprocessing.to_dict(),
+    }
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, tensor in sorted(backbone.state_dict().items()):
         if name in skipped or name.endswith("num_batches_tracked"):
             continue
@@ -49,12 +60,22 @@ def network_key(backbone: Any) -> str:
     return digest.hexdigest()[:32]
 
 
-class FeatureCache:
-    """Rows of one network. ``disk=False`` keeps them in this process only."""
+@functools.cache
+def _libraries() -> dict[str, str]:
+    """Whose next version may decode, resize, build or compute something else from the same bytes."""
+    own = {"torch": str(torch.__version__), "pillow": PIL.__version__}
+    return own | {name: version(name) for name in ("timm", "torchvision")}
 
-    def __init__(self, key: str, disk: bool, message: Callable[[str], None]) -> None:
-        self.folder = cache_dir() / "features" / key
-        self.disk, self.message = disk, message
+
+class FeatureCache:
+    """Rows of one network. ``disk=False`` keeps them in this process only, no key as long as the object."""
+
+    def __init__(self, key: str | None, disk: bool, message: Callable[[str], None]) -> None:
+        self.folder = cache_dir() / "features" / (key or "")
+        self.disk, self.message = disk and key is not None, message
+        self.rows: dict[bytes, np.ndarray] = {}
+        if key is None:
+            return
         if key not in _memory:
             used = sum(row.nbytes for rows in _memory.values() for row in rows.values())
             if used > _MEMORY_LIMIT:
@@ -73,14 +94,17 @@ class FeatureCache:
             wanted -= self._read(shard, wanted)
 
     def _read(self, shard: Path, wanted: set[bytes]) -> set[bytes]:
-        """Take the wanted rows of one shard; a damaged one is deleted and will be computed again."""
+        """Take the wanted rows of one shard; a damaged one is deleted, its rows will be computed again."""
         from safetensors import SafetensorError
 
         try:
             found, rows = _open(shard, wanted)
         except FileNotFoundError:
             return set()  # another process found it damaged first
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
+        except OSError as error:  # another user's file, a failing disk: no reason to delete it
+            self.message(f"Cached features {shard} cannot be read ({error}); computing them again.")
+            return set()
+        except (SafetensorError, ValueError, KeyError) as error:
             self.message(f"Cached features {shard.name} are damaged ({error}); computing them again.")
             with contextlib.suppress(OSError):
                 shard.unlink()

@@ -59,6 +59,7 @@ def extract(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     cache: bool = True,
+    remember: bool = True,
     taps: Literal["all", "last"] = "all",
     threads: int | Literal["auto"] = "auto",
     message: Callable[[str], None] = print,
@@ -68,7 +69,8 @@ def extract(
 
     The rows always hold every stage, whichever are asked for: pooling them costs next to nothing beside the
     convolutions, and the next strategy, seed or split then needs no forward pass. ``cache=False`` leaves the
-    disk alone; within the process images are still computed once. Batch norms are folded and images are
+    disk alone; within the process images are still computed once. ``remember=False`` forgets them with the
+    call, for images that never come back. Batch norms are folded and images are
     decoded by ``threads`` background threads while the network computes.
 
     Raises DataError for an empty set or an image that cannot be decoded.
@@ -76,7 +78,7 @@ def extract(
     if len(images) == 0:
         raise DataError(must("images", "at least one", 0))
     digests = [images.fingerprint(i) for i in range(len(images))]
-    store = FeatureCache(network_key(backbone), cache, message)
+    store = FeatureCache(network_key(backbone) if cache or remember else None, cache, message)
     store.find(digests)
     todo = list({d: i for i, d in reversed(list(enumerate(digests))) if d not in store}.values())[::-1]
     if todo:

@@ -151,6 +151,60 @@ def test_key_depends_on_weights_and_preprocessing_not_on_the_head(backbone: Back
     assert network_key(backbone) != key
 
 
+def test_key_depends_on_the_libraries_and_the_architecture(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = network_key(backbone)
+    card = backbone.card
+    monkeypatch.setattr(backbone, "card", card.model_copy(update={"args": {"global_pool": "max"}}))
+    assert network_key(backbone) != key
+    monkeypatch.setattr(backbone, "card", card)
+    monkeypatch.setattr(cache_module, "_libraries", lambda: {"timm": "0.0"})
+    assert network_key(backbone) != key
+
+
+def test_what_never_comes_back_is_not_remembered(backbone: Backbone, private_cache: Path) -> None:
+    images = Noise(4)
+    images.pixels[3] = images.pixels[0]
+    extract(backbone, images, cache=False, remember=False)
+    assert sum(images.loads) == 3
+    assert not cache_module._memory
+    assert shards(private_cache) == []
+
+
+def test_unreadable_shards_are_kept(
+    backbone: Backbone, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's file in a shared cache: computed again, but not deleted."""
+    images = Noise(3)
+    whole = extract(backbone, images)
+
+    def refused(shard: Path, wanted: set[bytes]) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    forget()
+    before = shards(private_cache)
+    lines: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(cache_module, "_open", refused)
+        again = extract(backbone, images, message=lines.append)
+    assert (again.last == whole.last).all()
+    assert len(lines) == 1
+    assert "cannot be read ([Errno 13] Permission denied); computing them again" in lines[0]
+    assert set(before) < set(shards(private_cache))
+
+
+def test_cache_folder_that_cannot_be_written(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "file"))
+    lines: list[str] = []
+    assert len(extract(backbone, Noise(3), message=lines.append)) == 3
+    assert len(lines) == 1
+    assert lines[0].startswith("Features are not cached: ")
+
+
 def test_full_disk_costs_a_line_not_the_run(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, data: bytes) -> None:
         raise RunError("The disk is full: somewhere.")
