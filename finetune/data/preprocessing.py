@@ -91,6 +91,9 @@ class Preprocessing:
         """
         import torch
 
-        mean = torch.tensor(self.mean, device=batch.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=batch.device).view(3, 1, 1)
+        # Made on a GPU itself they would make the processor wait for all that the GPU still has to do.
+        mean, std = (
+            torch.tensor(values).view(3, 1, 1).to(batch.device, non_blocking=batch.is_cuda)
+            for values in (self.mean, self.std)
+        )
         return batch.to(torch.float32).div_(255).sub_(mean).div_(std)

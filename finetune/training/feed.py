@@ -49,7 +49,7 @@ class Feed:
         self._train = TrainBatches(bundle.train, prep, phase.augment, phase.batch_size, seed, threads)
         self._train_labels = torch.as_tensor(bundle.train.labels)
         self._val = eval_tensor(bundle.val, prep, threads)  # (N, 3, S, S) uint8
-        self._val_labels = torch.as_tensor(bundle.val.labels)
+        self.val_labels = torch.as_tensor(bundle.val.labels)
         self._train_hidden: Tensor | None = None
         self._precision = Precision("fp32", False)
         self._fixed_images = (
@@ -135,9 +135,9 @@ class Feed:
     def validation(self) -> Iterator[Batch]:
         """Validation batches in order; none where the split is empty."""
         size = 2 * self.phase.batch_size
-        for start in range(0, len(self._val_labels), size):
+        for start in range(0, len(self.val_labels), size):
             inputs, labels = to_device(
-                (self._val[start : start + size], self._val_labels[start : start + size]), self.device
+                (self._val[start : start + size], self.val_labels[start : start + size]), self.device
             )
             yield inputs, labels
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -126,7 +127,12 @@ class Job:
         self.check_stop()
 
     def keep_best(self, scores: Scores | None, epoch: int) -> None:
-        """Remember the present weights if they are the best; without a validation split, the latest."""
+        """Remember the present weights if they are the best; without a validation split, the latest.
+
+        Raises TrainingError where the validation loss is no number.
+        """
+        if scores is not None and not math.isfinite(scores.loss):
+            raise self._diverged("The validation loss")
         loss, accuracy = (scores.loss, scores.accuracy) if scores else (0.0, 0.0)
         if self.best is None or scores is None or self.best.beaten_by(accuracy, loss):
             tensors = {n: t.detach().to("cpu", copy=True) for n, t in _trained_tensors(self.backbone).items()}
@@ -176,6 +182,9 @@ class Job:
     def save(self) -> None:
         """Write last.pt and the best weights. Raises RunError (full disk) and TrainingError (NaN)."""
         self._require_finite()
+        # The loss above is that of the weights before the last step.
+        if not all(bool(torch.isfinite(p).all()) for p in self.backbone.parameters() if p.requires_grad):
+            raise self._diverged("A weight")
         self.meter.pause_clock()
         started = time.perf_counter()
         self.desk.checkpoints.save(self.state_dict(), self.best)
@@ -244,19 +253,22 @@ class Job:
 
     def _require_finite(self) -> None:
         if not self.meter.finite():
-            place = f"epoch {self.progress.epoch + 1} step {self.progress.step} of phase {self.phase.name!r}"
-            factor = self._last_factor()
-            rates = f"lr {self.phase.lr * factor:.3g}, head lr {self.phase.head_lr * factor:.3g}"
-            remedies = [f"lower the learning rate (train.lr={self.phase.lr / 10:.2g} "
-                        f"train.head_lr={self.phase.head_lr / 10:.2g})"]  # fmt: skip
-            if self.phase.clip_grad is None:
-                remedies.append("clip gradients (train.clip_grad=1)")
-            if self.engine.precision.dtype != "fp32":
-                remedies.append("compute in fp32 (train.precision=fp32)")
-            raise TrainingError(
-                f"The loss is not a finite number at {place} ({rates}): training has diverged. "
-                f"Remedies: {', '.join(remedies)}. The last checkpoint is from before."
-            )
+            raise self._diverged("The loss")
+
+    def _diverged(self, what: str) -> TrainingError:
+        place = f"epoch {self.progress.epoch + 1} step {self.progress.step} of phase {self.phase.name!r}"
+        factor = self._last_factor()
+        rates = f"lr {self.phase.lr * factor:.3g}, head lr {self.phase.head_lr * factor:.3g}"
+        remedies = [f"lower the learning rate (train.lr={self.phase.lr / 10:.2g} "
+                    f"train.head_lr={self.phase.head_lr / 10:.2g})"]  # fmt: skip
+        if self.phase.clip_grad is None:
+            remedies.append("clip gradients (train.clip_grad=1)")
+        if self.engine.precision.dtype != "fp32":
+            remedies.append("compute in fp32 (train.precision=fp32)")
+        return TrainingError(
+            f"{what} is not a finite number at {place} ({rates}): training has diverged. "
+            f"Remedies: {', '.join(remedies)}. The last checkpoint is from before."
+        )
 
 
 def _trained_tensors(backbone: Backbone) -> dict[str, Tensor]:

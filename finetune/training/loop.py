@@ -8,6 +8,7 @@ import torch
 
 from finetune.training.feed import Batch
 from finetune.training.job import Job, Scores
+from finetune.training.meter import Meter
 
 
 def fit(job: Job) -> None:
@@ -49,15 +50,14 @@ def train_epoch(job: Job, epoch: int) -> None:
 def evaluate(job: Job) -> Scores | None:
     """Mean cross-entropy (nats, not smoothed) and accuracy on the validation split; None if it is empty."""
     job.backbone.eval()
-    loss = right = count = 0.0
+    meter = Meter(job.engine.device)
     for inputs, labels in job.feed.validation():
         with job.engine.autocast():
             logits = job.feed.forward(inputs).float()  # (B, K)
-        loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-        right += float((logits.argmax(1) == labels).sum())
-        count += len(labels)
+        meter.add(torch.nn.functional.cross_entropy(logits, labels), logits, labels)
         job.check_stop()
-    return Scores(loss / count, right / count) if count else None
+    values = meter.read()
+    return Scores(values["loss"], values["accuracy"]) if len(job.feed.val_labels) else None
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

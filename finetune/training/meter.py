@@ -30,14 +30,9 @@ class Meter:
         """A micro-batch: mean loss, (B, K) logits, (B,) labels."""
         n = len(labels)
         right = (logits.detach().argmax(1) == labels).sum()
-        row = torch.stack(
-            [
-                loss.detach().to(self._dtype) * n,
-                right.to(self._dtype),
-                torch.tensor(n, dtype=self._dtype, device=self._device),
-            ]
-        )
-        self._interval += row
+        total = loss.detach().to(self._dtype) * n
+        # A number copied to a GPU makes the processor wait for it; one that is filled in there does not.
+        self._interval += torch.stack([total, right.to(self._dtype), torch.full_like(total, n)])
         self._images += n
 
     def resume_clock(self) -> None:

@@ -16,6 +16,7 @@ from finetune.data.batches import eval_tensor
 from finetune.errors import RunError, TrainingError
 from finetune.events import Listener
 from finetune.strategy.plan import ProbePhase
+from finetune.training.engine import Engine
 from finetune.training.execute import execute
 from finetune.training.loop import grouped
 from finetune.training.metrics_log import read_metrics
@@ -173,6 +174,25 @@ def test_loss_that_is_no_number_says_what_to_change(tiny: Any, tmp_path: Path) -
     )
     with pytest.raises(TrainingError, match=wanted):
         run(tiny, tmp_path, phase)
+
+
+def test_step_that_ruins_the_weights_is_noticed_before_it_is_kept(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of a step is that of the weights before it: the damage first shows in validation or saving."""
+    phase = tiny.phase(train_from=0, lr=1e38, head_lr=1e38, clip_grad=None, warmup=0.0, ema=None, epochs=1,
+                       batch_norm="frozen")  # fmt: skip
+    with pytest.raises(TrainingError, match="The validation loss is not a finite number at epoch 1 step 1 "):
+        run(tiny, tmp_path / "a", phase, data=tiny.bundle(8, 6))
+
+    def ruinous(engine: Engine, clip: float | None) -> None:
+        with torch.no_grad():
+            engine._parameters[0].fill_(torch.nan)
+
+    monkeypatch.setattr(Engine, "step", ruinous)
+    with pytest.raises(TrainingError, match="A weight is not a finite number at epoch 2 step 1 "):
+        run(tiny, tmp_path / "b", tiny.phase(epochs=1), data=tiny.bundle(8, 0))
+    assert not list((tmp_path / "b").rglob("last.pt"))
 
 
 def test_full_disk_while_training(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
