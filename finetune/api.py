@@ -80,15 +80,16 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 def as_recipe(recipe: RecipeLike, *overrides: str) -> Recipe:
     """Validate whatever stands for a recipe. Raises ConfigError with every problem."""
     from finetune.cookbook import find_recipe
+    from finetune.strategy import STRATEGIES
 
     if isinstance(recipe, Recipe):
         return recipe.override(*overrides) if overrides else recipe
     if isinstance(recipe, Mapping):
         from finetune.recipe import apply_overrides
 
-        return Recipe.from_mapping(apply_overrides(recipe, overrides, Recipe))
+        return Recipe.from_mapping(apply_overrides(recipe, overrides, Recipe), strategies=STRATEGIES.names())
     if isinstance(recipe, (str, os.PathLike)):
-        return Recipe.load(find_recipe(os.fspath(recipe)), overrides)
+        return Recipe.load(find_recipe(os.fspath(recipe)), overrides, STRATEGIES.names())
     raise ConfigError(
         must("recipe", "a Recipe, a mapping, a file or a shipped recipe's name", type(recipe).__name__)
     )

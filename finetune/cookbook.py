@@ -50,13 +50,6 @@ def check_recipe(name: str) -> None:
 
         PretrainRecipe.load(path)
         return
-    _check_names(Recipe.from_mapping(tree, path.name), path.name)
-
-
-def _check_names(recipe: Recipe, source: str) -> None:
     from finetune.strategy import STRATEGIES
 
-    try:
-        STRATEGIES.entry(recipe.strategy)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
+    Recipe.from_mapping(tree, path.name, STRATEGIES.names())

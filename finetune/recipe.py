@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from finetune.errors import ConfigError, did_you_mean, must
+from finetune.errors import ConfigError, did_you_mean, must, nearest
+
+_AtLeastOne = Annotated[int, Field(ge=1)]
 
 
 class _Section(BaseModel):
@@ -33,7 +35,7 @@ class DataRecipe(_Section):
     """Use at most this many training images of each class (drawn with the seed)."""
     image_size: int | None = Field(None, ge=16, le=1024)
     """Side of the square network input, in pixels; default: the backbone card's own."""
-    workers: int | Literal["auto"] = "auto"
+    workers: _AtLeastOne | Literal["auto"] = "auto"
     """Threads that decode and augment images."""
     max_pixels: int = Field(100_000_000, ge=1)
     """Images with more pixels are quarantined as decompression bombs."""
@@ -109,30 +111,39 @@ class Recipe(_Section):
     """auto, linear, multistage, partial, full, lp-ft or scratch."""
     probe: ProbeRecipe = ProbeRecipe()
     train: TrainRecipe = TrainRecipe()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seeds splits, augmentation, order and initialisation."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    threads: int | Literal["auto"] = "auto"
+    threads: _AtLeastOne | Literal["auto"] = "auto"
     """Compute threads on the CPU; auto counts the idle cores."""
     out: str | None = None
     """The run folder; default: runs/NAME."""
 
     @classmethod
-    def from_mapping(cls, tree: Mapping[str, Any], source: str = "recipe") -> Self:
-        """Validate; raises ConfigError listing every problem with its key."""
+    def from_mapping(
+        cls, tree: Mapping[str, Any], source: str = "recipe", strategies: Iterable[str] = ()
+    ) -> Self:
+        """Validate; raises ConfigError listing every problem with its key.
+
+        ``strategies`` are the names that ``strategy`` may take, where the caller knows them.
+        """
         if not isinstance(tree, Mapping):
             raise ConfigError(must(source, "a mapping of recipe keys", type(tree).__name__))
+        problems = _unknown_strategy(tree.get("strategy"), list(strategies))
         try:
-            return cls.model_validate(tree)
+            recipe = cls.model_validate(tree)
         except ValidationError as error:
-            raise ConfigError(problems_of(cls, error, source)) from None
+            problems = [_problem(cls, item) for item in error.errors()] + problems
+        if problems:
+            raise ConfigError(_join(problems, source))
+        return recipe
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
+    def load(cls, path: str | Path, overrides: Iterable[str] = (), strategies: Iterable[str] = ()) -> Self:
         """Read YAML, apply ``key=value`` overrides, validate. Raises ConfigError."""
         path = Path(path)
-        return cls.from_mapping(apply_overrides(read_yaml(path), overrides, cls), path.name)
+        return cls.from_mapping(apply_overrides(read_yaml(path), overrides, cls), path.name, strategies)
 
     def override(self, *assignments: str, **keys: Any) -> Self:
         """A new recipe with ``key=value`` strings and top-level keywords applied. Raises ConfigError."""
@@ -197,7 +208,7 @@ def apply_overrides(
     problems = []
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        if not equals:
+        if not equals or not key:
             problems.append(must(f"{assignment!r}", "of the form key=value", repr(assignment)))
             continue
         full = key if key in known else None
@@ -256,8 +267,21 @@ def _problem(model: type[BaseModel], item: Any) -> str:
             if not parent or k.startswith(f"{parent}.")
         ]
         siblings += [k.split(".")[0] for k in siblings]
-        return f"{key}: unknown key.{did_you_mean(path[-1], siblings)}"
+        return f"{key}: unknown key.{did_you_mean(path[-1], siblings) or _other_section(model, path[-1])}"
     return f"{key}: {_constraint(item)}. Got {item['input']!r} instead."
+
+
+def _other_section(model: type[BaseModel], name: str) -> str:
+    """A hint for a key that another section has: epochs at the top for train.epochs."""
+    leaves = {key.rsplit(".", 1)[-1]: key for key in known_keys(model)}
+    near = nearest(name, leaves, 1)
+    return f' Did you mean "{leaves[near[0]]}"?' if near else ""
+
+
+def _unknown_strategy(name: Any, known: list[str]) -> list[str]:
+    if not known or not isinstance(name, str) or name in known:
+        return []
+    return [must("strategy", f"one of {', '.join(known)}", repr(name)).rstrip() + did_you_mean(name, known)]
 
 
 def _constraint(item: Any) -> str:

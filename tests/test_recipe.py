@@ -67,3 +67,31 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
 
 def test_every_key_is_documented() -> None:
     assert [key for key, field in known_keys(Recipe).items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("threads=0", r"threads: must be greater than or equal to 1\. Got 0"),
+        ("data.workers=-1", r"data\.workers: must be greater than or equal to 1\. Got -1"),
+        ("seed=99999999999999999999", r"seed: must be less than 4294967296"),
+        ("=3", r"'=3' must be of the form key=value"),
+    ],
+)
+def test_values_out_of_range(words: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        Recipe().override(words)
+
+
+def test_a_key_of_another_section_is_pointed_to() -> None:
+    with pytest.raises(ConfigError, match=r'epohcs: unknown key\. Did you mean "train\.epochs"'):
+        Recipe.from_mapping({"epohcs": 3})
+
+
+def test_an_unknown_strategy_is_one_of_the_problems() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Recipe.from_mapping({"strategy": "linaer", "epohcs": 3}, "r.yaml", ["auto", "linear"])
+    assert "2 problems in r.yaml" in str(caught.value)
+    assert "strategy must be one of auto, linear. Got 'linaer' instead. Did you mean \"linear\"?" in str(
+        caught.value
+    )

@@ -39,6 +39,7 @@ def run(
     """
     from finetune.cookbook import find_recipe
     from finetune.recipe import Recipe, apply_overrides, read_yaml
+    from finetune.strategy import STRATEGIES
 
     tree: dict[str, Any] = {}
     source = "the command line"
@@ -50,7 +51,7 @@ def run(
     if data is not None:
         section = tree.get("data")
         tree["data"] = {**(section if isinstance(section, dict) else {}), "path": data}
-    resolved = Recipe.from_mapping(apply_overrides(tree, overrides, Recipe), source)
+    resolved = Recipe.from_mapping(apply_overrides(tree, overrides, Recipe), source, STRATEGIES.names())
 
     from finetune.api import run as run_api
     from finetune.cli.story import Story
