@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Export(ABC):
         generator = torch.Generator().manual_seed(0)
         size = backbone.preprocessing.size
         x = torch.randn(4, 3, size, size, generator=generator)
-        on_cpu = backbone.cpu().eval()
+        on_cpu = copy.deepcopy(backbone).cpu().eval()  # the caller's own stays where it is
         with torch.inference_mode():
             expected = on_cpu(x)
             got = self.load(out).eval()(x)

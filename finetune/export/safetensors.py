@@ -11,6 +11,7 @@ import torch
 from finetune.errors import ExportError, must
 from finetune.export.base import Export
 from finetune.zoo.backbone import Backbone
+from finetune.zoo.card import ModelCard
 from finetune.zoo.create import save_backbone
 
 
@@ -48,7 +49,7 @@ class SafetensorsExport(Export):
 
 
 def _is_torchvision(config: dict[str, Any]) -> bool:
-    return bool(config["finetune"]["card"]["source"] == "torchvision")
+    return ModelCard.model_validate(config["finetune"]["card"]).built_by == "torchvision"
 
 
 def _why_not(backbone: Backbone) -> str:

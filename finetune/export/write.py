@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from finetune.errors import ExportError, FinetuneError, must
+from finetune.errors import ExportError, must
 from finetune.export import EXPORTS
 from finetune.files import disk_error
 from finetune.zoo.backbone import Backbone
@@ -26,7 +26,7 @@ def export(backbone: Backbone, classes: tuple[str, ...], out: Path, format: str 
     try:
         kind.write(backbone, classes, out)
         kind.verify(backbone, out)
-    except FinetuneError:
+    except BaseException:  # whatever it was, half an export is none
         shutil.rmtree(out, ignore_errors=True)
         raise
     return out

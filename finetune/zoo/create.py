@@ -137,7 +137,7 @@ def config_of(backbone: Backbone) -> dict[str, Any]:
         "classifier": backbone.head_path,
     }
     arguments = dict(card.args)
-    if backbone.built_size is not None:
+    if backbone.built_size is not None and card.built_by == "timm":
         arguments["img_size"] = backbone.built_size
     return {
         "architecture": card.arch,

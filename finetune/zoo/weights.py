@@ -215,8 +215,8 @@ def _from_url(url: str, card: ModelCard) -> Path:
     if target.is_file():
         return target
     prefix = re.search(r"-([0-9a-f]{8,})\.", base)
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(
             url, str(target), hash_prefix=prefix[1] if prefix else None, progress=False
         )

@@ -13,7 +13,8 @@ from finetune.errors import ConfigError, ExportError, RunError
 from finetune.export import EXPORTS
 from finetune.export.safetensors import SafetensorsExport
 from finetune.export.write import export, how_to_read
-from finetune.zoo.create import create_backbone
+from finetune.zoo.card import ModelCard
+from finetune.zoo.create import config_of, create_backbone
 
 CLASSES = ("ant", "bee", "wasp")
 
@@ -50,6 +51,32 @@ def test_torchvision_reads_it(tmp_path: Path) -> None:
     backbone = create_backbone("torchvision:mobilenet_v3_small", pretrained=False, num_classes=3).eval()
     out = export(backbone, CLASSES, tmp_path / "x")
     assert "torchvision.models.get_model" in how_to_read(out, "safetensors")
+
+
+def test_local_weights_of_a_torchvision_architecture(tmp_path: Path) -> None:
+    card = ModelCard(name="mine", source="local", library="torchvision", arch="mobilenet_v3_small", size=64)
+    backbone = create_backbone(card, pretrained=False, num_classes=3).eval()
+    out = export(backbone, CLASSES, tmp_path / "x")
+    assert "torchvision.models.get_model" in how_to_read(out, "safetensors")
+
+
+def test_torchvision_network_of_fixed_input(tmp_path: Path) -> None:
+    """torchvision knows no ``img_size``: what timm needs for a ViT must not be written for it."""
+    backbone = create_backbone("torchvision:vit_b_32", pretrained=False, num_classes=3).eval()
+    assert backbone.built_size == 224
+    assert "img_size" not in config_of(backbone)["model_args"]
+
+
+def test_any_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = create_backbone("test_resnet", pretrained=False, num_classes=3)
+
+    def broken(kind: SafetensorsExport, out: Path) -> torch.nn.Module:
+        raise RuntimeError("the other library's own words")
+
+    monkeypatch.setattr(SafetensorsExport, "load", broken)
+    with pytest.raises(RuntimeError, match="own words"):
+        export(backbone, CLASSES, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def test_several_stages_have_no_place(tmp_path: Path) -> None:
