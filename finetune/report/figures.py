@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
+LINES = ("--", ":", "-.")
 _LABELLED_CLASSES = 60  # beyond this many, class names cannot be read at any size
 
 
@@ -54,19 +55,23 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(14.0, max(3.6, 1.8 + 0.26 * k))
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    names = [c if len(c) <= 24 else c[:23] + "…" for c in classes] if k <= _LABELLED_CLASSES else []
+    longest = max(map(len, names), default=0)
+    upright = k > 4 or longest > 48 // k - 6  # as long as a few names side by side leave a gap between them
+    margin = 0.05 * longest  # room for the names, in inches: they must not squeeze the matrix
+    figure = Figure(figsize=(side + 0.8 + margin, side + margin * upright), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares * 100, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    if k <= _LABELLED_CLASSES:
-        size = 8 if k <= 30 else 5.5
-        names = [c if len(c) <= 24 else c[:23] + "…" for c in classes]
-        axes.set_xticks(range(k), names, rotation=90 if k > 4 else 0, fontsize=size)
-        axes.set_yticks(range(k), names, fontsize=size)
-    if k <= 20:
+    if names:
+        axes.set_xticks(range(k), names, rotation=90 if upright else 0, fontsize=8)
+        axes.set_yticks(range(k), names, fontsize=8)
+    if k <= 30:
         for i, j in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[i, j] > 0.5 else "black"
             axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8, color=colour)
-    axes.set(xlabel="called", ylabel="is", title=f"confusion on {counts.sum():,} test images")
+    axes.set(
+        xlabel="predicted class", ylabel="true class", title=f"confusion on {counts.sum():,} test images"
+    )
     figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
     return _png(figure)
 
@@ -89,13 +94,14 @@ def stages(
     axes.bar(
         x, accuracies, yerr=errors, color=colours, width=0.62, error_kw={"linewidth": 1, "ecolor": "black"}
     )
-    for name, value in (extra or {}).items():
-        axes.axhline(value, color=ORANGE, linewidth=1, linestyle="--")
-        axes.text(
-            0.01, value, name, transform=axes.get_yaxis_transform(), fontsize=7, color=ORANGE, va="bottom"
-        )
+    # Named below the chart: two lines at nearly the same height would write over each other.
+    for i, (name, value) in enumerate((extra or {}).items()):
+        style = LINES[i % len(LINES)]
+        axes.axhline(value, color=ORANGE, linewidth=1.4, linestyle=style, label=f"{name}: {value:.2f}")
+    if extra:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     axes.set_xticks(x, names, rotation=30 if len(names) > 6 else 0, fontsize=8)
-    axes.set(ylabel="accuracy above chance", title="linear probe on each stage, input to head")
+    axes.set(ylabel="accuracy (0 chance, 1 perfect)", title="linear probe on each stage, input to head")
     axes.set_ylim(min(0, *accuracies), 1.05)
     _plain(axes)
     return _png(figure)

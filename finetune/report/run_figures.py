@@ -31,7 +31,14 @@ def draw_figures(folder: Path, scores: Scores, stage_names: Sequence[str]) -> li
 
 
 def _evidence(folder: Path) -> dict[str, Any]:
-    """What decision.json says was measured; empty where nothing was."""
+    """What decision.json says was measured; empty where nothing was, or where the file was damaged since.
+
+    A result that took hours is worth more than one of its pictures.
+    """
     path = folder / "decision.json"
-    found: Any = json.loads(path.read_text(encoding="utf-8")).get("evidence") if path.is_file() else None
+    try:
+        decision: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found = decision.get("evidence") if isinstance(decision, dict) else None
     return found if isinstance(found, dict) else {}

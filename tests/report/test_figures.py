@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,3 +54,28 @@ def test_epoch_rows_do_not_make_the_training_curve_jump() -> None:
     steps = [{"kind": "step", "phase": "p", "step": s, "loss": 1.0, "accuracy": 0.5} for s in (1, 2, 3, 4)]
     epoch = {"kind": "epoch", "phase": "p", "step": 2, "loss": 9.0, "accuracy": 0.1}
     assert figures.curves([*steps[:2], epoch, *steps[2:]]) == figures.curves(steps)
+
+
+def test_long_class_names_stand_upright() -> None:
+    """Side by side two names of twenty letters would run into each other."""
+    matrix = np.array([[3, 1], [0, 4]])
+    short = opened(figures.confusion(matrix, ["ant", "bee"]))
+    long = opened(figures.confusion(matrix, ["Hemlock of the mountains", "Japanese flowering cherry"]))
+    assert long.height > short.height + 50, "the names have squeezed the matrix"
+
+
+def test_lines_at_the_same_height_are_both_named() -> None:
+    one = opened(figures.stages(["stem", "1"], [1.0, 1.0], None, {"neighbours": 1.0}))
+    two = opened(figures.stages(["stem", "1"], [1.0, 1.0], None, {"neighbours": 1.0, "joined": 1.0}))
+    strip = (0, int(two.height * 0.9), two.width, two.height)  # the legend's line
+    ink = [int((np.asarray(i.convert("L").crop(strip)) < 128).sum()) for i in (one, two)]
+    assert ink[1] > 1.3 * ink[0]
+
+
+def test_a_damaged_decision_costs_one_picture_only(tmp_path: Path) -> None:
+    from finetune.evaluation.metrics import score
+    from finetune.report.run_figures import draw_figures
+
+    scores = score(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), ("a", "b"))
+    (tmp_path / "decision.json").write_text("{")
+    assert draw_figures(tmp_path, scores, ("stem", "body")) == ["confusion.png"]
