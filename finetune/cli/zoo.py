@@ -42,7 +42,7 @@ def ls(as_json: bool) -> None:
         ]
         for card in cards
     ]
-    columns = ["backbone", "M params", "G MACs", "px", "top-1 %", "licence", "trained on"]
+    columns = ["backbone", "M params", "G MACs", "px", "top-1", "licence", "trained on"]
     if screen.console().width < 100:  # the last column is the one that `show` may tell
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     screen.show(screen.table(columns, rows, right=(1, 2, 3, 4)))

@@ -135,7 +135,11 @@ def _ignored(suffixes: Iterable[str]) -> list[str]:
     if not counts:
         return []
     kinds = ", ".join(f"{n} {kind}" for kind, n in counts.most_common(_SHOWN))
-    return [f"{counts.total()} files are no images and are skipped: {kinds}."]
+    total = counts.total()
+    files = (
+        "1 file is no image and is skipped" if total == 1 else f"{total} files are no images and are skipped"
+    )
+    return [f"{files}: {kinds}."]
 
 
 def _require_two(classes: Sequence[str], where: str, quarantined: Sequence[Quarantined]) -> None:

@@ -99,7 +99,8 @@ def _copies(images: ImageSet) -> list[str]:
     if not torn:
         return []
     example = " and ".join(repr(images.classes[k]) for k in torn[0][:2])
-    return [f"{len(torn)} images are present under more than one class (as {example}): check their labels."]
+    found = "1 image is" if len(torn) == 1 else f"{len(torn)} images are"
+    return [f"{found} present under more than one class (as {example}): check their labels."]
 
 
 def _leaks(train: ImageSet, val: ImageSet, test: ImageSet) -> list[str]:

@@ -225,7 +225,7 @@ def test_copies_under_two_classes_and_across_given_splits_are_told(tmp_path: Pat
         write_tree(tmp_path / split, cat=8, dog=8)
     shutil.copy(tmp_path / "train" / "cat" / "000.png", tmp_path / "train" / "dog" / "cat.png")
     notes = " ".join(load(tmp_path).notes)
-    assert "1 images are present under more than one class (as 'cat' and 'dog')" in notes
+    assert "1 image is present under more than one class (as 'cat' and 'dog')" in notes
     assert "16 of 16 test images are exact copies of training or validation images" in notes
 
 
