@@ -73,7 +73,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     """A finished run. Raises RunError for an unknown or unfinished one."""
     folder = RunFolder.find(path)
     if not folder.finished:
-        raise RunError(f"Run {str(path)!r} did not finish. Go on with: finetune resume {path}")
+        raise RunError(f"Run {str(path)!r} did not finish. Go on with: {folder.go_on}")
     return Run(folder.path)
 
 
@@ -109,7 +109,15 @@ class Run:
     @cached_property
     def result(self) -> dict[str, Any]:
         """The content of result.json."""
-        return self.folder.read_json("result.json")
+        found = self.folder.read_json("result.json")
+        missing = {"classes", "test", "seconds", "parameters", "trained_parameters"} - set(found)
+        if missing:
+            where = self.path / "result.json"
+            raise RunError(
+                must(str(where), "as finetune wrote it", f"one without {', '.join(sorted(missing))}")
+                + f" Delete it, then: {self.folder.go_on}"
+            )
+        return found
 
     @cached_property
     def decision(self) -> dict[str, Any]:

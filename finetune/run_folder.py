@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -89,7 +90,24 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the result and the network are there."""
-        return (self.path / "result.json").is_file() and (self.model / "config.json").is_file()
+        files = ("config.json", "model.safetensors")
+        return (self.path / "result.json").is_file() and all((self.model / f).is_file() for f in files)
+
+    @property
+    def go_on(self) -> str:
+        """The command that goes on with this run, as a shell takes it."""
+        return f"finetune resume {shlex.quote(str(self.path))}"
+
+    def kept(self) -> dict[str, Any] | None:
+        """The phase and epoch whose weights the run kept; None where nothing was trained by gradient steps.
+
+        Epochs count from 1; 0 is the head of an earlier phase, which training did not beat on validation.
+        """
+        phases = self.read_json("training.json").get("phases", {})
+        trained = [phases[key] for key in sorted(phases, key=int) if "best" in phases[key]]
+        if not trained:
+            return None
+        return {"phase": trained[-1]["name"], "epoch": trained[-1]["best"]["epoch"]}
 
     @property
     def model(self) -> Path:
@@ -111,7 +129,7 @@ class RunFolder:
             value = json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(
-                f"Run {self.path} has no {name}: it did not finish. Go on with: finetune resume {self.path}"
+                f"Run {self.path} has no {name}: it did not finish. Go on with: {self.go_on}"
             ) from None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.path / name} cannot be read: {error}.") from None
@@ -132,7 +150,7 @@ def check_free(path: Path, what: str) -> None:
     found = "one with files in it" if path.is_dir() else "a file"
     remedy = "Choose another --out, or remove it."
     if (path / _MARK).is_file():
-        remedy = f"Choose another --out, or go on with that run: finetune resume {path}"
+        remedy = f"Choose another --out, or go on with that run: {RunFolder(path).go_on}"
     raise RunError(must(f"{what} {str(path)!r}", "a new or empty folder", found, remedy))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -103,15 +104,18 @@ class Story(Listener):
             f"parameters trained, {screen.duration(result['seconds'])} in all."
         )
         screen.say()
+        if (result.get("kept") or {}).get("epoch") == 0:
+            screen.say("Training did not beat the linear head on validation; the head is kept.")
         screen.say(cost)
         screen.say_long(f"Everything is in {path}")
         if self.quiet:
             return
         screen.heading("Next")
+        run = shlex.quote(str(path))
         for command in (
-            f"finetune predict {path} IMAGE...",
-            f"finetune evaluate {path} --data DIR",
-            f"finetune export {path} --format safetensors --out DIR",
+            f"finetune predict {run} IMAGE...",
+            f"finetune evaluate {run} --data DIR",
+            f"finetune export {run} --format safetensors --out DIR",
         ):
             screen.say_long(f"  {command}")
 

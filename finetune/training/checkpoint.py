@@ -118,5 +118,6 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RunError(f"{path} is missing, so the run cannot go on. Start a new one.") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}. Start a new run.") from error
+        reason = str(error).partition("\n")[0].partition(". ")[0] or "it is empty"
+        raise RunError(f"{path} cannot be read: {reason}. Start a new run.") from error
     return value

@@ -61,7 +61,7 @@ class Record:
 
     def __init__(self, path: Path, keep: bool) -> None:
         self.path = path
-        self.tree: dict[str, Any] = json.loads(path.read_text()) if keep and path.exists() else {"phases": {}}
+        self.tree: dict[str, Any] = _read_record(path) if keep and path.exists() else {"phases": {}}
 
     def once(self, key: str, choose: Callable[[], T]) -> T:
         """The value chosen earlier in this run, or a new choice, saved."""
@@ -79,6 +79,18 @@ class Record:
     def save(self) -> None:
         """Write the file, atomically."""
         atomic_write_json(self.path, self.tree)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        tree: Any = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(tree["phases"], dict):
+            return dict(tree)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} cannot be read ({type(error).__name__}: {error}), so the run cannot go on. Start a new one."
+        ) from None
+    raise RunError(f"{path} was not written by finetune, so the run cannot go on. Start a new one.")
 
 
 class _Work:

@@ -245,11 +245,12 @@ class Job:
         self._shown_at = time.perf_counter()
         self.meter.resume_clock()
 
-    def _eta(self) -> float:
-        """Seconds to the end of the phase at the pace since this attempt began."""
+    def _eta(self) -> float | None:
+        """Seconds to the end of the phase at the pace since this attempt began; None before its first step."""
         done = self.progress.step - self._first_step
-        pace = (time.perf_counter() - self._started) / done if done else 0.0
-        return pace * (self.steps - self.progress.step)
+        if not done:
+            return None
+        return (time.perf_counter() - self._started) / done * (self.steps - self.progress.step)
 
     def _require_finite(self) -> None:
         if not self.meter.finite():

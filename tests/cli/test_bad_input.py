@@ -129,8 +129,19 @@ def test_a_broken_run_folder(finished_run: Path, tmp_path: Path) -> None:
     image = next(iter(sorted(Path(run).glob("*.png"))))
     (run / "result.json").write_text("{")
     assert "result.json cannot be read" in refused("predict", run, image)
+    (run / "result.json").write_text("{}")
+    for command in (["predict", run, image], ["resume", run]):
+        assert "as finetune wrote it. Got one without classes" in refused(*command)
+    (run / "result.json").write_bytes((finished_run / "result.json").read_bytes())
     (run / "model" / "model.safetensors").write_bytes(b"rubbish")
     assert "model.safetensors" in refused("predict", run, image)
+    (run / "model" / "model.safetensors").unlink()
+    assert f"did not finish. Go on with: finetune resume {run}" in refused("predict", run, image)
+    (run / "training.json").write_text("{")
+    assert "training.json cannot be read" in refused("resume", run)
+    (run / "training.json").write_bytes((finished_run / "training.json").read_bytes())
+    assert call("resume", run).exit_code == 0
+    assert call("predict", run, image).exit_code == 0
 
 
 def test_images_to_predict(finished_run: Path, picture_folder: Path, tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def test_run_tells_its_story(picture_folder: Path, tmp_path: Path) -> None:
         "precision",
         "parameters trained",
         "Everything is in",
-        f"finetune predict {out} IMAGE...",
-        f"finetune export {out} --format safetensors",
+        f"finetune predict '{out}' IMAGE...",
+        f"finetune export '{out}' --format safetensors",
     ):
         assert part in plain, part
     assert all(

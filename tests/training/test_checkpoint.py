@@ -112,6 +112,9 @@ def test_damage_is_said(tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(data[: len(data) // 2])
     with pytest.raises(RunError, match=r"last\.pt cannot be read"):
         store.load()
+    (tmp_path / "last.pt").write_bytes(b"")
+    with pytest.raises(RunError, match=r"last\.pt cannot be read: .*Start a new run"):
+        store.load()
     torch.save({"format": 99, "best": None}, tmp_path / "last.pt")
     with pytest.raises(RunError, match=r"must be 1\. Got 99 instead"):
         store.load()

@@ -1,0 +1,61 @@
+"""The run folder tells which weights were kept and how to go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune.cli.story import Story
+from finetune.run_folder import RunFolder
+
+PROBE = {"name": "head first", "kind": "probe"}
+
+
+def trained(epoch: int) -> dict[str, object]:
+    return {"name": "last stage", "kind": "gradient", "best": {"epoch": epoch, "val_accuracy": 0.9}}
+
+
+def test_the_epoch_that_was_kept(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json("training.json", {"phases": {"0": PROBE}})
+    assert folder.kept() is None
+    folder.write_json("training.json", {"phases": {"0": PROBE, "1": trained(3)}})
+    assert folder.kept() == {"phase": "last stage", "epoch": 3}
+    folder.write_json("training.json", {"phases": {"10": trained(0), "2": trained(4)}})
+    assert folder.kept() == {"phase": "last stage", "epoch": 0}
+
+
+def test_a_head_that_training_did_not_beat_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = {"trained_parameters": 10, "parameters": 20, "seconds": 1.0}
+    sentence = "Training did not beat the linear head on validation; the head is kept."
+    for kept, told in (
+        (None, False),
+        ({"phase": "p", "epoch": 2}, False),
+        ({"phase": "p", "epoch": 0}, True),
+    ):
+        Story(quiet=True).ending(tmp_path, {**result, "kept": kept})
+        assert (sentence in " ".join(capsys.readouterr().out.split())) is told
+
+
+def test_commands_can_be_pasted_into_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "my run's"
+    assert RunFolder(path).go_on.startswith("finetune resume '")
+    Story().ending(path, {"trained_parameters": 1, "parameters": 2, "seconds": 1.0})
+    import shlex
+
+    line = next(x for x in capsys.readouterr().out.splitlines() if "finetune predict" in x)
+    assert shlex.split(line) == ["finetune", "predict", str(path), "IMAGE..."]
+
+
+def test_a_finished_run_has_its_weights(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.model.mkdir()
+    folder.write_json("result.json", {})
+    for name in ("config.json", "model.safetensors"):
+        assert not folder.finished
+        (folder.model / name).write_text(json.dumps({}))
+    assert folder.finished
