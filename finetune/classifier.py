@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.api import Run, as_recipe, open_run, run
-from finetune.errors import ConfigError, DataError, RunError, must
+from finetune.errors import ConfigError, DataError, Interrupted, RunError, must
 from finetune.events import Listener
 from finetune.recipe import Recipe
 
@@ -60,14 +60,21 @@ class Classifier:
     ) -> Classifier:
         """Train on a folder, a torch Dataset (anything with len, [index]) of (image, label), or a DataBundle.
 
-        Without ``val`` and ``test`` both are split off, stratified. Raises FinetuneError.
+        Without ``val`` and ``test`` both are split off, stratified. Raises FinetuneError; Interrupted leaves
+        the run folder, which its message names, for ``finetune.resume``.
         """
         bundle, recipe = self._read(train, val, test, classes)
+        scratch = None
         if recipe.out is None:
-            scratch = tempfile.mkdtemp(prefix="finetune-")
-            weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
-            recipe = recipe.override(out=str(Path(scratch) / "run"))
-        self._run = run(recipe, data=bundle, listener=self.listener)
+            folder = tempfile.mkdtemp(prefix="finetune-")
+            scratch = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            recipe = recipe.override(out=str(Path(folder) / "run"))
+        try:
+            self._run = run(recipe, data=bundle, listener=self.listener)
+        except Interrupted:
+            if scratch is not None:
+                scratch.detach()  # the message says how to go on from there
+            raise
         self._run.folder.write_json(_LABELS, {"integers": self._integers})
         return self
 

@@ -7,12 +7,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from finetune import runtime
-from finetune.errors import ConfigError, FinetuneError, Interrupted, must
+from finetune.errors import ConfigError, FinetuneError, Interrupted, RunError, must
 from finetune.events import Listener
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
@@ -21,11 +20,7 @@ from finetune.strategy.plan import Plan
 from finetune.version import __version__
 
 if TYPE_CHECKING:
-    from finetune.data.imageset import DataBundle, ImageSet
-    from finetune.features.source import SourceStatistics
-    from finetune.strategy.context import Context
-    from finetune.strategy.decision import Decision
-    from finetune.strategy.measure import Evidence
+    from finetune.data.imageset import DataBundle
     from finetune.zoo.backbone import Backbone
 
 
@@ -57,6 +52,12 @@ class Pipeline:
     def go_on(self) -> None:
         """A stopped run: the same recipe gives the same data; the plan is read back, never made anew."""
         self.created = True
+        if self.given is None and self.recipe.data.path is None:
+            raise RunError(
+                f"Run {self.folder.path} was made from images in memory, which its folder does not keep. "
+                f"Go on from Python: finetune.resume({str(self.folder.path)!r}, data=bundle), with the bundle "
+                "that finetune.data.load.from_datasets makes of the same data set, recipe.data and seed."
+            )
         with self._interruptible():
             if (self.folder.path / "timing.json").is_file():
                 self.earlier = float(self.folder.read_json("timing.json").get("seconds", 0.0))
@@ -99,6 +100,8 @@ class Pipeline:
             self.folder.create(recipe)
             self.created = True
             self._record(bundle)
+        else:
+            self._require_same(bundle)
         return bundle, backbone.to(self.device)
 
     def _data(self) -> DataBundle:
@@ -112,12 +115,7 @@ class Pipeline:
     def _record(self, bundle: DataBundle) -> None:
         from finetune.evaluation.table import write_rows
 
-        rows = [
-            (part.name(i), part.classes[part.labels[i]], split)
-            for split, part in _splits(bundle)
-            for i in range(len(part))
-        ]
-        write_rows(self.folder.path / "splits.csv", ("image", "label", "split"), rows)
+        write_rows(self.folder.path / "splits.csv", ("image", "label", "split"), _split_rows(bundle))
         write_rows(
             self.folder.path / "quarantine.csv",
             ("image", "reason"),
@@ -125,16 +123,34 @@ class Pipeline:
         )
         self.folder.write_json("env.json", runtime.environment(self.device))
 
+    def _require_same(self, bundle: DataBundle) -> None:
+        """A resumed run must see the images it began with, or what it goes on with is no longer exact."""
+        from finetune.evaluation.table import read_rows
+
+        path = self.folder.path / "splits.csv"
+        if not path.is_file():
+            return  # stopped before it was written, and so before anything was trained
+        before, now = set(read_rows(path)), set(_split_rows(bundle))
+        if before != now:
+            gone, new = sorted(before - now), sorted(now - before)
+            raise RunError(
+                f"The images and splits must be those that {self.folder.path} began with. Got {len(gone)} of "
+                f"{len(before)} missing and {len(new)} new (the first: {(gone or new)[0][0]!r}) instead. "
+                "Restore them, or start a new run."
+            )
+
     def _decide(self, bundle: DataBundle, backbone: Backbone) -> Plan:
         from finetune.strategy.auto import choose
         from finetune.strategy.context import Context
+        from finetune.strategy.decision import informed
+        from finetune.strategy.evidence import gather
 
         ctx = Context.of(
             self.recipe,
             bundle.train.labels,
             len(bundle.classes),
             backbone,
-            lambda: look(self.recipe, bundle, backbone, self.listener),
+            lambda: gather(self.recipe, bundle, backbone, self.listener),
         )
         plan, decision = choose(ctx)
         if decision.evidence is None and _worth_measuring(plan):
@@ -194,7 +210,6 @@ class Pipeline:
             "train_n": len(bundle.train),
             "val_n": len(bundle.val),
             "quarantined": len(bundle.quarantined),
-            "kept": self.folder.kept(),
             "seconds": round(self._elapsed(), 3),
             "trained_parameters": trained_parameters(backbone, plan),
             "parameters": sum(p.numel() for p in backbone.parameters()),
@@ -226,7 +241,7 @@ class Pipeline:
                 self.folder.write_json("timing.json", {"seconds": self._elapsed()})
             if isinstance(stop, Interrupted):
                 raise
-            raise Interrupted(f"Stopped. Go on with: {self.folder.go_on}") from None
+            raise Interrupted(f"Stopped. Go on with: finetune resume {self.folder.path}") from None
 
 
 def trained_parameters(backbone: Backbone, plan: Plan) -> int:
@@ -238,8 +253,14 @@ def trained_parameters(backbone: Backbone, plan: Plan) -> int:
     return body + sum(p.numel() for _, p in backbone.head_parameters())
 
 
-def _splits(bundle: DataBundle) -> list[tuple[str, ImageSet]]:
-    return [("train", bundle.train), ("val", bundle.val), ("test", bundle.test)]
+def _split_rows(bundle: DataBundle) -> list[tuple[str, ...]]:
+    """(image, label, split) of every image."""
+    parts = {"train": bundle.train, "val": bundle.val, "test": bundle.test}
+    return [
+        (part.name(i), part.classes[part.labels[i]], split)
+        for split, part in parts.items()
+        for i in range(len(part))
+    ]
 
 
 def _facts(backbone: Backbone, device: Any, threads: int) -> dict[str, Any]:
@@ -258,60 +279,6 @@ def _worth_measuring(plan: Plan) -> bool:
     """Whether a given strategy costs more than the seconds of measuring."""
     one_stage = all(phase.kind == "probe" and len(phase.candidates) == 1 for phase in plan.phases)
     return plan.init == "pretrained" and not one_stage
-
-
-def informed(given: Decision, ctx: Context) -> Decision:
-    """The user's choice, with what was measured and what auto would have chosen beside it."""
-    from finetune.strategy.decision import decide
-
-    found = decide(ctx.evidence)
-    agrees = found.chosen == given.chosen
-    said = f"{given.chosen} was asked for; auto would choose {'it too' if agrees else found.chosen}."
-    return replace(
-        found,
-        chosen=given.chosen,
-        runner_up=found.runner_up if agrees else found.chosen,
-        reasons=(said, *found.reasons),
-        lr_factor=1.0,
-    )
-
-
-def look(recipe: Recipe, bundle: DataBundle, backbone: Backbone, listener: Listener) -> Evidence:
-    """Measure the training images (at most 5000) on the frozen backbone's cached features."""
-    import numpy as np
-
-    from finetune.features.extract import extract
-    from finetune.strategy.measure import measure, sample_indices
-
-    labels = bundle.train.labels
-    images = bundle.train.subset(sample_indices(labels, seed=recipe.seed))
-    found = extract(
-        backbone,
-        images,
-        device=next(backbone.parameters()).device,
-        cache=recipe.probe.cache,
-        threads=recipe.data.workers,
-        message=listener.on_message,
-        progress=lambda done, total: listener.on_progress("looking at the images", done, total),
-    )
-    return measure(
-        found.taps,
-        found.labels,
-        len(bundle.classes),
-        n=len(labels),
-        counts=np.bincount(labels, minlength=len(bundle.classes)).tolist(),
-        source=_source_statistics(backbone) if recipe.pretrained else None,
-        seed=recipe.seed,
-    )
-
-
-def _source_statistics(backbone: Backbone) -> SourceStatistics | None:
-    """What the backbone's own source looks like to it, where it was measured: beside the weights."""
-    from finetune.features.source import SourceStatistics
-    from finetune.resources import weights_dir
-
-    path = weights_dir() / f"{backbone.card.name}.stats.safetensors"
-    return SourceStatistics.load(path) if backbone.card.source == "bundled" and path.is_file() else None
 
 
 @contextlib.contextmanager

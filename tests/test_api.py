@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from PIL import Image
 import finetune
 from finetune import Classifier
 from finetune.api import Run, open_run, resume, run
-from finetune.errors import ConfigError, DataError, RunError
+from finetune.data.load import from_datasets
+from finetune.errors import ConfigError, DataError, Interrupted, RunError
 from finetune.events import Listener
+from finetune.recipe import Recipe
 
 FILES = {
     "recipe.yaml",
@@ -235,6 +239,47 @@ def test_resuming_before_training_gives_the_same_result(finished_run: Path, tmp_
     stopped.mkdir()
     (stopped / "recipe.yaml").write_bytes((finished_run / "recipe.yaml").read_bytes())
     assert resume(stopped, figures=False).result["test"] == Run(finished_run).result["test"]
+
+
+def test_resuming_with_other_images_is_refused(
+    finished_run: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    stopped, images = tmp_path / "stopped", shutil.copytree(picture_folder, tmp_path / "images")
+    stopped.mkdir()
+    tree = yaml.safe_load((finished_run / "recipe.yaml").read_text())
+    tree["data"]["path"] = str(images)
+    (stopped / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    (stopped / "splits.csv").write_bytes((finished_run / "splits.csv").read_bytes())
+    (images / "disc" / "03.png").unlink()
+    with pytest.raises(
+        RunError, match=r"must be those that .*stopped began with\. Got \d+ of 36 missing and"
+    ):
+        resume(stopped, figures=False)
+    assert (stopped / "recipe.yaml").is_file()
+
+
+class StopAtPhase(Listener):
+    def on_phase(self, phase: Any, index: int) -> None:
+        raise Interrupted("Stopped.")
+
+
+def test_runs_on_images_in_memory_go_on_with_the_same_images(
+    picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    data = Pairs(picture_folder, "array")
+    model = Classifier("linear", image_size=32, listener=StopAtPhase())
+    with pytest.raises(Interrupted):
+        model.fit(data)
+    del model
+    (folder,) = tmp_path.glob("finetune-*/run")  # kept, so that there is something to go on with
+    with pytest.raises(
+        RunError, match=r"was made from images in memory, .*finetune\.resume\('.*', data=bundle"
+    ):
+        resume(folder)
+    recipe = Recipe.load(folder / "recipe.yaml")
+    bundle = from_datasets(data, recipe=recipe.data, seed=recipe.seed)
+    assert resume(folder, data=bundle, figures=False).result["test"]["n"] == 5
 
 
 # --- a finished run ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from finetune.errors import RunError
 from finetune.evaluation.metrics import Floats, Ints
 from finetune.files import atomic_write_text
 
@@ -39,3 +40,12 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[objec
     writer.writerow(columns)
     writer.writerows(rows)
     atomic_write_text(path, text.getvalue())
+
+
+def read_rows(path: Path) -> list[tuple[str, ...]]:
+    """What write_rows wrote, without the columns' names. Raises RunError."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [tuple(row) for row in csv.reader(file)][1:]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read: {error}.") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetune.strategy.context import Context
@@ -146,6 +146,20 @@ def decide(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> Decision:
         expected={"linear": linear, "multistage": multi}, evidence=evidence,
         lr_factor=2.0 if far and chosen in ("partial", "lp-ft", "full") else 1.0,
     )  # fmt: skip
+
+
+def informed(given: Decision, ctx: Context) -> Decision:
+    """The user's choice, with what was measured and what auto would have chosen beside it."""
+    found = decide(ctx.evidence)
+    agrees = found.chosen == given.chosen
+    said = f"{given.chosen} was asked for; auto would choose {'it too' if agrees else found.chosen}."
+    return replace(
+        found,
+        chosen=given.chosen,
+        runner_up=found.runner_up if agrees else found.chosen,
+        reasons=(said, *found.reasons),
+        lr_factor=1.0,
+    )
 
 
 def _choose(

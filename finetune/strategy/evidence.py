@@ -1,0 +1,48 @@
+"""Where the evidence comes from: the training images once through the frozen backbone, then measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finetune.events import Listener
+from finetune.features.extract import extract
+from finetune.features.source import SourceStatistics
+from finetune.recipe import Recipe
+from finetune.resources import weights_dir
+from finetune.strategy.measure import Evidence, measure, sample_indices
+
+if TYPE_CHECKING:
+    from finetune.data.imageset import DataBundle
+    from finetune.zoo.backbone import Backbone
+
+
+def gather(recipe: Recipe, bundle: DataBundle, backbone: Backbone, listener: Listener) -> Evidence:
+    """Measure the training images (at most 5000) on the frozen backbone's cached features."""
+    labels = bundle.train.labels
+    images = bundle.train.subset(sample_indices(labels, seed=recipe.seed))
+    found = extract(
+        backbone,
+        images,
+        device=next(backbone.parameters()).device,
+        cache=recipe.probe.cache,
+        threads=recipe.data.workers,
+        message=listener.on_message,
+        progress=lambda done, total: listener.on_progress("looking at the images", done, total),
+    )
+    return measure(
+        found.taps,
+        found.labels,
+        len(bundle.classes),
+        n=len(labels),
+        counts=np.bincount(labels, minlength=len(bundle.classes)).tolist(),
+        source=_source_statistics(backbone) if recipe.pretrained else None,
+        seed=recipe.seed,
+    )
+
+
+def _source_statistics(backbone: Backbone) -> SourceStatistics | None:
+    """What the backbone's own source looks like to it, where it was measured: beside the weights."""
+    path = weights_dir() / f"{backbone.card.name}.stats.safetensors"
+    return SourceStatistics.load(path) if backbone.card.source == "bundled" and path.is_file() else None
