@@ -210,6 +210,7 @@ class Pipeline:
             "train_n": len(bundle.train),
             "val_n": len(bundle.val),
             "quarantined": len(bundle.quarantined),
+            "kept": self.folder.kept(),
             "seconds": round(self._elapsed(), 3),
             "trained_parameters": trained_parameters(backbone, plan),
             "parameters": sum(p.numel() for p in backbone.parameters()),
@@ -241,7 +242,7 @@ class Pipeline:
                 self.folder.write_json("timing.json", {"seconds": self._elapsed()})
             if isinstance(stop, Interrupted):
                 raise
-            raise Interrupted(f"Stopped. Go on with: finetune resume {self.folder.path}") from None
+            raise Interrupted(f"Stopped. Go on with: {self.folder.go_on}") from None
 
 
 def trained_parameters(backbone: Backbone, plan: Plan) -> int:
