@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -16,16 +16,10 @@ from finetune.zoo.card import ModelCard
 from finetune.zoo.create import create_backbone, load_backbone, save_backbone
 from finetune.zoo.zoo import card
 
-MOBILENET = (
-    Path(os.environ.get("FINETUNE_SHARED", "/nowhere")) / "weights" / "mobilenetv2_100_imagenet1k.safetensors"
-)
-
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """Weights of timm's test_resnet with five classes, as plain safetensors."""
-    import timm
-
     torch.manual_seed(3)
     file = tmp_path / "small.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=5).state_dict(), file)
@@ -208,25 +202,45 @@ def test_names_without_weights(name: str, message: str) -> None:
         create_backbone(name)
 
 
+def test_weights_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ZooError, match="weights of x cannot be downloaded: NotADirectoryError"):
+        create_backbone(ModelCard(name="x", source="torchvision", arch="alexnet"))
+
+
 def test_torchvision_tag() -> None:
     wrong = ModelCard(name="x", source="torchvision", arch="alexnet", weights="V9")
     with pytest.raises(ZooError, match=r"one of IMAGENET1K_V1, DEFAULT. Got V9"):
         create_backbone(wrong)
 
 
-@pytest.mark.skipif(not MOBILENET.is_file(), reason="set FINETUNE_SHARED to the folder that holds weights/")
-def test_imagenet_mobilenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    zoo = tmp_path / "zoo.yaml"
-    zoo.write_text(
-        "mobilenet-imagenet:\n  source: local\n  arch: mobilenetv2_100\n"
+def test_card_of_a_zoo_file_with_arguments_and_frozen_norms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights made elsewhere: other padding, another epsilon, statistics that must not move."""
+    arguments = {"pad_type": "same", "bn_eps": 0.001}
+    plain = timm.create_model("mobilenetv2_035", num_classes=7, **arguments).eval()
+    for module in plain.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    file = tmp_path / "mobilenet.safetensors"
+    save_file(plain.state_dict(), file)
+    (tmp_path / "zoo.yaml").write_text(
+        "mobilenet-mine:\n  source: local\n  arch: mobilenetv2_035\n"
         "  args: {pad_type: same, bn_eps: 0.001}\n"
-        f"  weights: {MOBILENET}\n  source_classes: 1000\n  mean: [0.5, 0.5, 0.5]\n  std: [0.5, 0.5, 0.5]\n"
+        f"  weights: {file}\n  source_classes: 7\n  mean: [0.5, 0.5, 0.5]\n  std: [0.5, 0.5, 0.5]\n"
         "  freeze_norms: true\n"
     )
     monkeypatch.chdir(tmp_path)
-    backbone = create_backbone(str(MOBILENET)).eval()
-    assert backbone.name == "mobilenet-imagenet"
-    assert backbone.num_classes == 1000
-    x = torch.rand(2, 3, 224, 224) * 2 - 1
+    backbone = create_backbone(str(file)).eval()
+    assert backbone.name == "mobilenet-mine"
+    assert backbone.num_classes == 7
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
     with torch.no_grad():
+        assert torch.allclose(backbone(x), plain(x), atol=1e-5)
         assert torch.allclose(backbone(x), backbone.fold()(x), rtol=1e-3, atol=1e-3)
+    before = {n: b.clone() for n, b in backbone.named_buffers()}
+    backbone.train()(x)
+    assert all(torch.equal(b, before[n]) for n, b in backbone.named_buffers())
