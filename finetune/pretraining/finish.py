@@ -12,7 +12,7 @@ import yaml
 
 from finetune.events import Listener
 from finetune.features.source import SourceStatistics
-from finetune.files import atomic_path, atomic_write_json, atomic_write_text
+from finetune.files import atomic_path, atomic_write_json, atomic_write_text, disk_error
 from finetune.pretraining.images import StoredImages, evaluation_batches, order, store
 from finetune.pretraining.recipe import PretrainRecipe
 from finetune.pretraining.train import Pretraining
@@ -28,7 +28,10 @@ def pretrain(recipe: PretrainRecipe, listener: Listener | None = None) -> dict[s
     """
     listener = listener or Listener()
     out = Path(recipe.out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, out) from error
     configure_threads(choose_threads(recipe.threads))
     listener.on_message(f"Decoding {recipe.data} to {recipe.store_size} px, once ...")
     train = store(Path(recipe.data) / "train", out / "cache", recipe.store_size)

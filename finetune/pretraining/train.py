@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from finetune.errors import ConfigError, Interrupted, TrainingError, did_you_mean
 from finetune.events import Listener
-from finetune.files import atomic_path
+from finetune.files import disk_error
 from finetune.pretraining.images import StoredImages, crop_and_flip, evaluation_batches, generator_for, order
 from finetune.pretraining.recipe import PretrainRecipe
+from finetune.training.checkpoint import read_state, write_state
 from finetune.training.ema import Average
 from finetune.training.engine import Engine
 from finetune.training.interrupt import StopRequest
@@ -160,14 +161,16 @@ class Pretraining:
             "steps_per_epoch": self.steps_per_epoch,
             "arch": self.recipe.arch,
         }
-        with atomic_path(self.state_file) as temporary:
-            torch.save(state, temporary)
+        write_state(self.state_file, state)
 
     def restore(self) -> bool:
-        """Go on from the saved state, if there is one. Raises ConfigError where it belongs to another recipe."""
+        """Go on from the saved state, if there is one.
+
+        Raises ConfigError where it belongs to another recipe, RunError where it is damaged.
+        """
         if not self.state_file.exists():
             return False
-        state = torch.load(self.state_file, map_location=self.device, weights_only=True)
+        state = read_state(self.state_file)
         if state["arch"] != self.recipe.arch or state["steps_per_epoch"] != self.steps_per_epoch:
             raise ConfigError(
                 f"{self.state_file} belongs to another recipe (arch, data or batch size differ). "
@@ -220,8 +223,12 @@ class Pretraining:
         self.listener.on_epoch(row)
 
     def _write(self, row: dict[str, Any]) -> None:
-        with (Path(self.recipe.out) / "metrics.jsonl").open("a") as log:
-            log.write(json.dumps(row) + "\n")
+        path = Path(self.recipe.out) / "metrics.jsonl"
+        try:
+            with path.open("a") as log:
+                log.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise disk_error(error, path) from error
 
 
 def _optimizer(recipe: PretrainRecipe, model: nn.Module) -> torch.optim.Optimizer:

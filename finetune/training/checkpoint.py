@@ -9,7 +9,6 @@ that reading never runs code.
 from __future__ import annotations
 
 import contextlib
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,15 +53,15 @@ class Checkpoints:
     def save(self, state: dict[str, Any], best: Best | None) -> None:
         """Write the state and what belongs to it. Raises RunError (full disk); the old pair stays whole."""
         if best is not None and not (self.folder / best.file).exists():
-            _write(self.folder / best.file, vars(best))
-        _write(self.folder / _LAST, {**state, "format": FORMAT, "best": best.file if best else None})
+            write_state(self.folder / best.file, vars(best))
+        write_state(self.folder / _LAST, {**state, "format": FORMAT, "best": best.file if best else None})
         self._remove_others(best)
 
     def load(self) -> tuple[dict[str, Any], Best | None] | None:
         """The last state and its best weights, or None where nothing was saved yet. Raises RunError."""
         if not (self.folder / _LAST).exists():
             return None
-        state = _read(self.folder / _LAST)
+        state = read_state(self.folder / _LAST)
         if state.get("format") != FORMAT:
             raise RunError(
                 must(
@@ -72,7 +71,7 @@ class Checkpoints:
                     "It was written by another version of finetune; start a new run.",
                 )
             )
-        best = Best(**_read(self.folder / state["best"])) if state["best"] else None
+        best = Best(**read_state(self.folder / state["best"])) if state["best"] else None
         self._remove_others(best)
         return state, best
 
@@ -101,7 +100,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _write(path: Path, value: dict[str, Any]) -> None:
+def write_state(path: Path, value: dict[str, Any]) -> None:
+    """Tensors and plain values, atomically. Raises RunError (full disk)."""
     with atomic_path(path) as temporary:
         try:
             with temporary.open("wb") as file:
@@ -112,12 +112,13 @@ def _write(path: Path, value: dict[str, Any]) -> None:
             raise
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
+    """The inverse of write_state, on the CPU. Raises RunError where the file is missing or damaged."""
     try:
         value: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(f"{path} is missing, so the run cannot go on. Start a new one.") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+    except Exception as error:  # torch meets damaged bytes with errors of any kind, KeyError among them
         reason = str(error).partition("\n")[0].partition(". ")[0] or "it is empty"
         raise RunError(f"{path} cannot be read: {reason}. Start a new run.") from error
     return value

@@ -13,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
-from finetune.errors import ConfigError, DataError, Interrupted, TrainingError
+from finetune.errors import ConfigError, DataError, Interrupted, RunError, TrainingError
 from finetune.features.source import SourceStatistics
 from finetune.pretraining.finish import pretrain
 from finetune.pretraining.images import crop_and_flip, order, store
@@ -129,6 +129,19 @@ def test_a_state_of_another_recipe_is_refused(source: Path, tmp_path: Path) -> N
     other = build(recipe_for(source, tmp_path / "out", batch_size=5))
     with pytest.raises(ConfigError, match="belongs to another recipe"):
         other.restore()
+
+
+def test_damaged_states_and_taken_places_are_one_message(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match=r"file could not be written"):
+        pretrain(recipe_for(source, tmp_path / "file"))
+    run = build(recipe_for(source, tmp_path / "out"))
+    run.state_file.write_bytes(b"half a sta")
+    with pytest.raises(RunError, match=r"state\.pt cannot be read"):
+        run.restore()
+    (tmp_path / "out" / "metrics.jsonl").mkdir()
+    with pytest.raises(RunError, match=r"metrics\.jsonl could not be written"):
+        run._write({"step": 1})
 
 
 def test_nan_is_reported_with_the_remedy(source: Path, tmp_path: Path) -> None:
