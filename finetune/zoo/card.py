@@ -66,7 +66,8 @@ class ModelCard(BaseModel):
     crop_mode: Literal["center", "squash", "border"] = "center"
     """How a picture that is not square is cropped."""
     freeze_norms: bool = False
-    """Keep running statistics in trained stages too (weights whose statistics must not move)."""
+    """Keep running statistics in trained stages too (weights whose statistics must not move). It says nothing
+    about random weights: `scratch` trains the norms of any network."""
     stages: tuple[str, ...] | None = None
     """Modules whose outputs end the stages, in order; None: found from the architecture."""
     paper: str | None = None

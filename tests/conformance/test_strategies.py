@@ -139,6 +139,15 @@ def test_recipe_keys_override_every_default(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STRATEGIES.names())
+@pytest.mark.parametrize("counts", [COUNTS["tiny"], COUNTS["large"]], ids=["tiny", "large"])
+def test_statistics_that_must_not_move_stay(name: str, counts: tuple[int, ...]) -> None:
+    """A card's frozen norms belong to its weights: random weights have no statistics worth keeping."""
+    plan, _ = choose(context(counts, "frozen norms", strategy=name))
+    wanted = "train" if plan.init == "random" else "frozen"
+    assert {p.batch_norm for p in plan.phases if isinstance(p, GradientPhase)} <= {wanted}
+
+
+@pytest.mark.parametrize("name", STRATEGIES.names())
 def test_refused_with_a_message_not_a_crash(name: str) -> None:
     for counts in ((5,), (), (5, 0, 0), (0, 0)):
         with pytest.raises(StrategyError, match="must be"):
