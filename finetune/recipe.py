@@ -161,26 +161,23 @@ def problems_of(model: type[BaseModel], error: ValidationError, source: str) -> 
     return _join([_problem(model, item) for item in error.errors()], source)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, kind: str = "Recipe", holds: str = "recipe keys") -> dict[str, Any]:
     """A YAML file's mapping; raises ConfigError naming the file and line."""
+    shown = f"{kind} {str(path)!r}"
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"Recipe {str(path)!r} does not exist. `finetune recipe ls` lists the shipped ones."
-        ) from None
+        raise ConfigError(f"{shown} does not exist. `finetune recipe ls` lists the shipped ones.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Recipe {str(path)!r} cannot be read: {error}.") from None
+        raise ConfigError(f"{shown} cannot be read: {error}.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(
-            f"Recipe {str(path)!r}{where} is not valid YAML: {getattr(error, 'problem', error)}."
-        ) from None
+        raise ConfigError(f"{shown}{where} is not valid YAML: {getattr(error, 'problem', error)}.") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(must(f"Recipe {str(path)!r}", "a mapping of recipe keys", type(tree).__name__))
+        raise ConfigError(must(shown, f"a mapping of {holds}", type(tree).__name__))
     return tree
 
 

@@ -172,8 +172,17 @@ def _bf16_convolution_pays() -> bool:
 
 
 def _unmeasured(candidates: list[tuple[str, bool]], device: torch.device) -> tuple[str, bool]:
-    """On a GPU the reduced format is safe to assume; on a CPU it is not."""
-    return candidates[-1] if device.type == "cuda" and len(candidates) > 2 else candidates[0]
+    """On a GPU the reduced format is safe to assume, in the first layout; on a CPU it is not.
+
+    >>> _unmeasured([("fp32", True), ("fp32", False), ("bf16", True), ("bf16", False)], torch.device("cuda"))
+    ('bf16', True)
+    >>> _unmeasured([("fp32", False), ("bf16", False)], torch.device("cuda"))
+    ('bf16', False)
+    >>> _unmeasured([("fp32", False), ("bf16", False)], torch.device("cpu"))
+    ('fp32', False)
+    """
+    dtype = candidates[-1 if device.type == "cuda" else 0][0]
+    return next(candidate for candidate in candidates if candidate[0] == dtype)
 
 
 def _precision(candidate: tuple[str, bool], reason: str, speed: dict[str, float]) -> Precision:

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from finetune.errors import ZooError, did_you_mean, must
+from finetune.errors import ConfigError, ZooError, did_you_mean, must
+from finetune.recipe import read_yaml
 from finetune.resources import zoo_file
 from finetune.zoo.card import ModelCard
 
@@ -70,20 +70,9 @@ def _read_cards(file: Path) -> dict[str, ModelCard]:
 def read_mapping(file: Path) -> dict[str, Any]:
     """A YAML (or JSON) file's mapping. Raises ZooError."""
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ZooError(f"Zoo file {str(file)!r} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ZooError(
-            f"Zoo file {str(file)!r}{where} is not valid YAML: {getattr(error, 'problem', error)}."
-        ) from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ZooError(must(f"Zoo file {str(file)!r}", "a mapping of names to cards", type(tree).__name__))
-    return tree
+        return read_yaml(file, "Zoo file", "names to cards")
+    except ConfigError as error:
+        raise ZooError(str(error)) from None
 
 
 def make_card(fields: Mapping[str, Any], source: str) -> ModelCard:
