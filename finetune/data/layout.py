@@ -184,6 +184,8 @@ def _flat_layout(root: Path) -> Layout:
         if len(deeper) > 1:
             remedy = f"Did you mean {str(root / only)!r}, which has {len(deeper)} sub-folders?"
         raise DataError(f"{str(root)!r} must hold at least 2 classes. Got only {only!r} instead. {remedy}")
+    for name in (name for name in classes if name.lower() in _ROLES):
+        notes.append(f"Folder {name}/ is taken for a class, not for a split: other classes lie beside it.")
     return Layout(root, {"all": classes}, {"all": root.name}, notes)
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from finetune.data.decode import open_rgb
-from finetune.errors import DataError
+from finetune.errors import DataError, must
 from finetune.files import atomic_path
 
 _EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
@@ -56,6 +56,8 @@ def store(folder: Path, cache: Path, size: int, classes: tuple[str, ...] | None 
         for path in sorted((folder / name).iterdir())
         if path.suffix.lower() in _EXTENSIONS
     ]
+    if not files:
+        raise DataError(must(f"The class folders of {folder}", "ones with images in them", "none"))
     listing = "\n".join(f"{p}:{p.stat().st_size}" for p, _ in files)
     key = hashlib.sha256(f"{size}\n{listing}".encode()).hexdigest()[:16]
     target = cache / f"{folder.name}-{size}-{key}.npy"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -59,10 +59,10 @@ class PretrainRecipe(BaseModel):
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     """auto measures a few steps of both."""
     device: str = "auto"
-    threads: int | Literal["auto"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     checkpoint_seconds: float = Field(120.0, gt=0)
     """Wall time between two saved states."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     licence: str = "apache-2.0"
     source_dataset: str = ""
     """What the card names as source."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetune.errors import ConfigError, Interrupted, TrainingError, did_you_mean
+from finetune.errors import ConfigError, Interrupted, TrainingError, did_you_mean, must
 from finetune.events import Listener
 from finetune.files import disk_error
 from finetune.pretraining.images import StoredImages, crop_and_flip, evaluation_batches, generator_for, order
@@ -54,6 +54,9 @@ class Pretraining:
     ) -> None:
         self.recipe, self.train_set, self.val_set, self.device = recipe, train, val, device
         self.listener = listener or Listener()
+        if len(train) < recipe.batch_size:
+            got = f"{recipe.batch_size} with {len(train)} images"
+            raise ConfigError(must("batch_size", "at most the number of training images", got))
         self.model = build(recipe, len(train.classes)).to(device)
         self.average = Average(self.model.state_dict(), recipe.ema)
         self.optimizer = _optimizer(recipe, self.model)

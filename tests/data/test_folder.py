@@ -93,7 +93,9 @@ def test_train_alone_is_split(tmp_path: Path) -> None:
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert load(write_tree(tmp_path, bus=6, car=6, train=6)).classes == ("bus", "car", "train")
     write_class(tmp_path / "train" / "steam", 3)
-    assert load(tmp_path).classes == ("bus", "car", "train")
+    bundle = load(tmp_path)
+    assert bundle.classes == ("bus", "car", "train")
+    assert any("Folder train/ is taken for a class, not for a split" in note for note in bundle.notes)
 
 
 def test_other_folders_beside_splits(tmp_path: Path) -> None:

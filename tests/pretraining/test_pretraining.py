@@ -163,6 +163,10 @@ def test_bad_folders(source: Path, tmp_path: Path) -> None:
     (tmp_path / "one" / "class").mkdir(parents=True)
     with pytest.raises(DataError, match="at least two class folders. Got 1"):
         store(tmp_path / "one", tmp_path, 32)
+    for name in ("a", "b"):
+        (tmp_path / "hollow" / name).mkdir(parents=True)
+    with pytest.raises(DataError, match="class folders of .*hollow must be ones with images in them"):
+        store(tmp_path / "hollow", tmp_path / "cache", 32)
     with pytest.raises(DataError, match="must hold the classes of train"):
         store(source / "val", tmp_path, 32, classes=("blue", "green"))
 
@@ -196,3 +200,8 @@ def test_whole_crop_is_a_plain_resize_or_its_mirror() -> None:
 def test_the_shipped_recipe_is_valid() -> None:
     recipe = PretrainRecipe.load(Path(__file__).parents[2] / "recipes" / "pretrain" / "embedded.yaml")
     assert recipe.name == "embedded"
+
+
+def test_a_batch_larger_than_the_data_is_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"batch_size must be at most .* Got 64 with 60 images"):
+        build(recipe_for(source, tmp_path / "run", batch_size=64))
