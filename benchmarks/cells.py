@@ -101,10 +101,15 @@ def table(rows: list[dict[str, str]]) -> str:
             "| data set | cell | train / test images | " + " | ".join(STRATEGIES) + " |",
             "|---" * (3 + len(STRATEGIES)) + "|",
         ]
-        for case in CASES:
-            here = [r for r in mine if r["case"] == case.name]
-            if not here:
-                continue
+        groups = [
+            (case, limit)
+            for case in CASES
+            for limit in sorted(
+                {r["limit"] for r in mine if r["case"] == case.name}, key=lambda x: int(x or 0)
+            )
+        ]
+        for case, limit in groups:
+            here = [r for r in mine if r["case"] == case.name and r["limit"] == limit]
             found = {s: [100 * float(r["accuracy"]) for r in here if r["strategy"] == s] for s in STRATEGIES}
             best = max(statistics.mean(v) for v in found.values() if v)
             cells = []
@@ -122,7 +127,8 @@ def table(rows: list[dict[str, str]]) -> str:
                 )
                 cells.append(text + spread + (f" ({', '.join(chosen)})" if chosen else ""))
             sizes = f"{here[0]['train_n']} / {here[0]['test_n']}"
-            lines.append(f"| {case.name} | {case.cell} | {sizes} | " + " | ".join(cells) + " |")
+            name = case.name if case.per_class or not limit else f"{case.name}, at most {limit} a class"
+            lines.append(f"| {name} | {case.cell} | {sizes} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
 

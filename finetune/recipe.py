@@ -61,9 +61,9 @@ class TrainRecipe(_Section):
     """Images per micro-batch."""
     accumulate: int = Field(1, ge=1)
     """Micro-batches per optimizer step."""
-    lr: float | None = Field(None, gt=0)
+    lr: float | None = Field(None, gt=0, le=1000)
     """Peak learning rate of the body; default: 1/10 of the card's source LR, scaled to the batch."""
-    head_lr: float | None = Field(None, gt=0)
+    head_lr: float | None = Field(None, gt=0, le=1000)
     """Peak learning rate of the head; default: 10x the body's."""
     stage_decay: float | None = Field(None, gt=0, le=1)
     """Factor between the LRs of neighbouring stages, towards the input."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.errors import ConfigError, must
+from finetune.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -116,8 +117,8 @@ def environment(device: torch.device | None = None) -> dict[str, object]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    packages = {}
-    for name in ("finetune", "torch", "torchvision", "timm", "accelerate", "pillow", "numpy"):
+    packages = {"finetune": __version__}  # a checkout on the path is not installed, but has a version
+    for name in ("torch", "torchvision", "timm", "accelerate", "pillow", "numpy"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

@@ -95,3 +95,10 @@ def test_an_unknown_strategy_is_one_of_the_problems() -> None:
     assert "strategy must be one of auto, linear. Got 'linaer' instead. Did you mean \"linear\"?" in str(
         caught.value
     )
+
+
+def test_a_learning_rate_that_no_float_holds() -> None:
+    with pytest.raises(
+        ConfigError, match=r"train.lr: must be less than or equal to 1000. Got 1e\+40 instead"
+    ):
+        Recipe().override("train.lr=1e40")

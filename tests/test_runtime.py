@@ -13,6 +13,7 @@ import torch
 
 from finetune import runtime
 from finetune.errors import ConfigError
+from finetune.version import __version__
 
 
 def test_seeds_repeat() -> None:
@@ -60,4 +61,5 @@ def test_busy_cores_sees_another_process() -> None:
 def test_environment_names_the_versions() -> None:
     facts = runtime.environment(torch.device("cpu"))
     assert facts["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert facts["packages"]["finetune"] == __version__  # type: ignore[index]
     assert facts["cores"] == runtime.available_cores() <= (os.cpu_count() or 1)
