@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
+from types import FrameType
 from typing import IO, Any
 
 import click
@@ -40,6 +43,31 @@ class Failed(click.ClickException):
         click.echo(f"{label}{self.message}", file=file or sys.stderr)
 
 
+class CtrlC:
+    """Inside the block, remembers that Ctrl-C was pressed.
+
+    Some libraries swallow a KeyboardInterrupt while they are being imported and then fail at something else,
+    because half of a module is missing. Whatever is raised after Ctrl-C is its consequence.
+    """
+
+    def __init__(self) -> None:
+        self.pressed = False
+        self._previous: Any = None
+
+    def __enter__(self) -> CtrlC:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.pressed = True
+        raise KeyboardInterrupt
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands' names and summaries without importing them."""
 
@@ -70,12 +98,17 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in self.lazy.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except FinetuneError as error:
-            raise Failed(error) from error
-        except KeyboardInterrupt:
-            raise Failed(Interrupted("\nStopped.")) from None
+        with CtrlC() as ctrl_c:
+            try:
+                return super().invoke(ctx)
+            except FinetuneError as error:
+                raise Failed(error) from error
+            except KeyboardInterrupt:
+                raise Failed(Interrupted("\nStopped.")) from None
+            except Exception:
+                if ctrl_c.pressed:
+                    raise Failed(Interrupted("\nStopped.")) from None
+                raise
 
 
 @click.group(

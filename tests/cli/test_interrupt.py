@@ -10,7 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
+
+from finetune.cli.app import LazyGroup
 
 
 def start(*words: object) -> subprocess.Popen[str]:
@@ -81,3 +85,37 @@ def test_stop_before_anything_is_written(picture_folder: Path, tmp_path: Path) -
     assert process.returncode == 130, stderr
     assert "Stopped" in stderr
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("swallowed", [True, False])
+def test_ctrl_c_during_an_import_is_no_traceback(swallowed: bool) -> None:
+    """Libraries catch the interrupt of their own half-done import and stumble over what is missing."""
+
+    @click.command()
+    def stumble() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            if not swallowed:
+                raise
+        raise AttributeError("module 'numpy' has no attribute 'matrix'")
+
+    group = LazyGroup("finetune", lazy={})
+    group.get_command = lambda ctx, name: stumble  # type: ignore[method-assign]
+    group.lazy = {"stumble": ("", "")}
+    before = signal.getsignal(signal.SIGINT)
+    result = CliRunner().invoke(group, ["stumble"])
+    assert result.exit_code == 130, result.exception
+    assert "Stopped" in result.output
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_error_without_ctrl_c_stays_an_error() -> None:
+    @click.command()
+    def fail() -> None:
+        raise AttributeError("a bug")
+
+    group = LazyGroup("finetune", lazy={"fail": ("", "")})
+    group.get_command = lambda ctx, name: fail  # type: ignore[method-assign]
+    assert isinstance(CliRunner().invoke(group, ["fail"]).exception, AttributeError)
