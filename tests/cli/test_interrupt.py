@@ -82,7 +82,9 @@ def test_stop_before_anything_is_written(picture_folder: Path, tmp_path: Path) -
     time.sleep(1.0)  # python is up, torch is being imported
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130, stderr
+    # CPython dies by the signal itself where it came inside an exec() of a string, as in making a dataclass;
+    # a shell shows 130 for both.
+    assert process.returncode in (130, -signal.SIGINT), stderr
     assert "Stopped" in stderr
     assert "Traceback" not in stderr
 
