@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -126,7 +126,6 @@ class DataBundle:
     """Sentences about how the splits were made, printed and saved."""
     source: str = ""
     """The folder or object the images came from."""
-    files: dict[str, str] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,8 @@ class Pretraining:
         self.model = build(recipe, len(train.classes)).to(device)
         self.average = Average(self.model.state_dict(), recipe.ema)
         self.optimizer = _optimizer(recipe, self.model)
+        # Drawing a permutation of the whole set for the few images of one step would be waste.
+        self._order = functools.lru_cache(maxsize=1)(lambda epoch: order(len(train), epoch, recipe.seed))
         self.step = 0
         self.seconds = 0.0
         self.mean = torch.tensor(recipe.mean, device=device).view(1, 3, 1, 1) * 255
@@ -112,9 +116,7 @@ class Pretraining:
         recipe = self.recipe
         epoch, position = divmod(step, self.steps_per_epoch)
         progress = step / self.steps
-        index = order(len(self.train_set), epoch, recipe.seed)[position * recipe.batch_size :][
-            : recipe.batch_size
-        ]
+        index = self._order(epoch)[position * recipe.batch_size :][: recipe.batch_size]
         size, generator = recipe.size_at(progress), generator_for(recipe.seed, epoch, position)
         images = self.normalise(self.train_set.gather(index).to(self.device).float())
         images = crop_and_flip(images, size, recipe.min_scale, generator)  # (B, 3, size, size)
@@ -123,9 +125,10 @@ class Pretraining:
         with engine.autocast():
             logits = self.model(images)  # (B, K)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-        if not torch.isfinite(loss):
+        value = loss.item()
+        if not math.isfinite(value):
             raise TrainingError(
-                f"The loss is {loss.item()} at step {step}. The learning rate {recipe.lr} is probably "
+                f"The loss is {value} at step {step}. The learning rate {recipe.lr} is probably "
                 f"too high: delete {self.state_file} and try lr={recipe.lr / 2:g}."
             )
         for group in self.optimizer.param_groups:
@@ -133,20 +136,18 @@ class Pretraining:
         engine.backward(loss)
         engine.step(recipe.clip_grad)
         self.average.update()
-        return loss.item(), (logits.argmax(1) == labels).sum().item()
+        return value, (logits.argmax(1) == labels).sum().item()
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 255] to the units the network sees."""
         return (images - self.mean) / self.std
 
     @torch.inference_mode()
-    def accuracy(self, size: int, limit: int | None = None) -> float:
+    def accuracy(self, size: int) -> float:
         """Top-1 of the present weights on val at this size (pixels); use it inside ``average.applied()``."""
         self.model.eval()
         right = seen = 0
         for images, labels in evaluation_batches(self.val_set, size):
-            if limit is not None and seen >= limit:
-                break
             images = self.normalise(images.to(self.device)).contiguous(memory_format=torch.channels_last)
             right += int((self.model(images).argmax(1).cpu() == labels).sum())
             seen += len(labels)
