@@ -36,10 +36,14 @@ class PretrainRecipe(BaseModel):
     epochs: float = Field(gt=0)
     """Passes over the training images. May be changed between two legs of a run before decay begins."""
     batch_size: int = Field(128, ge=2)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd is Nesterov momentum 0.9."""
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    """sgd is Nesterov momentum 0.9; muon moves the hidden kernels by orthogonal steps, the rest by sgd."""
     lr: float = Field(gt=0)
-    """Peak learning rate at this batch size."""
+    """Peak learning rate at this batch size; of the hidden kernels where the optimizer is muon."""
+    rest_lr: float = Field(0.2, gt=0)
+    """Peak learning rate of what muon leaves to sgd: norms, biases, first kernel, classifier."""
+    source_lr: float | None = Field(None, gt=0)
+    """The SGD learning rate that the card states for finetuning to take a part of; None is ``lr``."""
     warmup: float = Field(0.04, ge=0, lt=1)
     """Share of the steps spent in linear warm-up."""
     decay_from: float = Field(0.5, gt=0, le=1)
@@ -47,6 +51,8 @@ class PretrainRecipe(BaseModel):
     until then, a run can be lengthened without having been wrong."""
     weight_decay: float = Field(5e-5, ge=0)
     """Not applied to norms and biases."""
+    muon_decay: float = Field(0.02, ge=0)
+    """Decoupled weight decay of the kernels that muon moves: each step shrinks them by ``lr * muon_decay``."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     min_scale: float = Field(0.35, gt=0, le=1)
     """Smallest area of the random square crop."""

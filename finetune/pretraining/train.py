@@ -17,6 +17,7 @@ from finetune.errors import ConfigError, Interrupted, TrainingError, did_you_mea
 from finetune.events import Listener
 from finetune.files import disk_error
 from finetune.pretraining.images import StoredImages, crop_and_flip, evaluation_batches, generator_for, order
+from finetune.pretraining.muon import Muon, is_hidden_matrix
 from finetune.pretraining.recipe import PretrainRecipe
 from finetune.training.checkpoint import read_state, write_state
 from finetune.training.ema import Average
@@ -25,7 +26,7 @@ from finetune.training.interrupt import StopRequest
 from finetune.training.optim import decays
 from finetune.training.precision import choose_precision
 
-FORMAT = 1
+FORMAT = 2
 _SHOW_SECONDS = 20
 
 
@@ -132,7 +133,7 @@ class Pretraining:
                 f"too high: delete {self.state_file} and try lr={recipe.lr / 2:g}."
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.lr_at(progress)
+            group["lr"] = recipe.lr_at(progress) * group["scale"]
         engine.backward(loss)
         engine.step(recipe.clip_grad)
         self.average.update()
@@ -164,6 +165,7 @@ class Pretraining:
             "optimizer": self.optimizer.state_dict(),
             "steps_per_epoch": self.steps_per_epoch,
             "arch": self.recipe.arch,
+            "optimizer_name": self.recipe.optimizer,
         }
         write_state(self.state_file, state)
 
@@ -175,9 +177,12 @@ class Pretraining:
         if not self.state_file.exists():
             return False
         state = read_state(self.state_file)
-        if state["arch"] != self.recipe.arch or state["steps_per_epoch"] != self.steps_per_epoch:
+        mine = {"format": FORMAT, "arch": self.recipe.arch, "optimizer_name": self.recipe.optimizer,
+                "steps_per_epoch": self.steps_per_epoch}  # fmt: skip
+        differ = [key for key, value in mine.items() if state.get(key) != value]
+        if differ:
             raise ConfigError(
-                f"{self.state_file} belongs to another recipe (arch, data or batch size differ). "
+                f"{self.state_file} belongs to another recipe or version ({', '.join(differ)} differ). "
                 "Choose another out= or delete it."
             )
         self.model.load_state_dict(state["model"])
@@ -237,12 +242,21 @@ class Pretraining:
 
 def _optimizer(recipe: PretrainRecipe, model: nn.Module) -> torch.optim.Optimizer:
     named = list(model.named_parameters())
-    decayed = [p for n, p in named if decays(n, p)]
-    plain = [p for n, p in named if not decays(n, p)]
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+    head = next(n for n, m in model.named_modules() if m is model.get_classifier())  # type: ignore[operator]
+    hidden = [p for n, p in named if recipe.optimizer == "muon" and is_hidden_matrix(n, p, head)]
+    taken = {id(p) for p in hidden}
+    rest = [(n, p) for n, p in named if id(p) not in taken]
+    scale = recipe.rest_lr / recipe.lr if recipe.optimizer == "muon" else 1.0
+    decay = recipe.weight_decay
+    groups: list[dict[str, Any]] = [
+        {"params": [p for n, p in rest if decays(n, p)], "weight_decay": decay, "scale": scale},
+        {"params": [p for n, p in rest if not decays(n, p)], "weight_decay": 0.0, "scale": scale},
     ]
+    if recipe.optimizer == "muon":
+        groups.append(
+            {"params": hidden, "weight_decay": recipe.muon_decay, "scale": 1.0, "orthogonal": True}
+        )
+        return Muon(groups, lr=recipe.lr)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
