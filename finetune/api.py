@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from finetune.evaluation.labelled import Labelled
     from finetune.evaluation.metrics import Scores
     from finetune.evaluation.predict import Prediction
+    from finetune.training.plan_file import PlanLike
     from finetune.zoo.backbone import Backbone
 
 RecipeLike = Recipe | Mapping[str, Any] | str | os.PathLike[str]
@@ -29,6 +30,7 @@ def run(
     recipe: RecipeLike,
     *overrides: str,
     data: DataBundle | None = None,
+    plan: PlanLike | None = None,
     listener: Listener | None = None,
     figures: bool = True,
 ) -> Run:
@@ -38,6 +40,8 @@ def run(
         recipe: a Recipe, a mapping of recipe keys, a recipe file, or the name of a shipped recipe.
         overrides: ``"key=value"`` strings, as on the command line.
         data: images already read (see ``finetune.data.load``); default: the recipe's ``data.path``.
+        plan: a Plan, or a plan file, to carry out instead of asking a strategy. What the recipe says about
+            strategy and training gives way to it; an override that does is refused.
         listener: is told what happens.
         figures: draw the PNG files.
 
@@ -47,9 +51,13 @@ def run(
     """
     from finetune.pipeline import Pipeline
 
+    if plan is not None:
+        from finetune.training.plan_file import refuse_beside_plan
+
+        refuse_beside_plan(overrides)
     resolved = as_recipe(recipe, *overrides)
     folder = RunFolder.choose(resolved)
-    Pipeline(resolved, folder, data, listener or Listener(), figures).start()
+    Pipeline(resolved, folder, data, listener or Listener(), figures, plan).start()
     return Run(folder.path)
 
 

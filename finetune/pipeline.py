@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from finetune.version import __version__
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle
+    from finetune.strategy.context import Context
+    from finetune.training.plan_file import PlanLike
     from finetune.zoo.backbone import Backbone
 
 
@@ -28,11 +31,19 @@ class Pipeline:
     """Carries out one recipe in one run folder."""
 
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, data: DataBundle | None, listener: Listener, figures: bool
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        data: DataBundle | None,
+        listener: Listener,
+        figures: bool,
+        plan: PlanLike | None = None,
     ) -> None:
-        self.recipe, self.folder, self.given = recipe, folder, data
+        self.recipe, self.folder, self.given, self.given_plan = recipe, folder, data, plan
         self.listener, self.figures = listener, figures
         self.created = False
+        self.obeyed: tuple[Plan, str] | None = None
+        """A plan that was given instead of decided, and its text."""
         self.began = time.monotonic()
         self.earlier = 0.0
         """Seconds spent by attempts before this one."""
@@ -42,7 +53,7 @@ class Pipeline:
         with self._interruptible():
             try:
                 bundle, backbone = self._prepare()
-                plan = self._decide(bundle, backbone)
+                plan = self._obey(bundle, backbone) if self.obeyed else self._decide(bundle, backbone)
             except FinetuneError as error:
                 if self.created and not isinstance(error, Interrupted):
                     self.folder.discard()
@@ -65,6 +76,10 @@ class Pipeline:
             saved = self.folder.path / "plan.yaml"
             if saved.is_file():
                 plan = Plan.from_yaml(saved.read_text(encoding="utf-8"), str(saved))
+                if not (self.folder.path / "decision.json").is_file():
+                    self._say_given(
+                        bundle, backbone, plan
+                    )  # only a given plan lies there before it is explained
                 self.listener.on_plan(plan)
             else:
                 plan = self._decide(bundle, backbone)
@@ -83,6 +98,8 @@ class Pipeline:
         from finetune.zoo.zoo import card
 
         card(recipe.backbone)  # a typo shows before the images are read
+        if self.given_plan is not None:
+            self._read_plan(self.given_plan)
         self.device = runtime.choose_device(recipe.device)
         self.threads = runtime.choose_threads(recipe.threads)
         runtime.configure_threads(self.threads)
@@ -97,11 +114,12 @@ class Pipeline:
         )
         self.listener.on_backbone(_facts(backbone, self.device, self.threads))
         if create:
-            self.folder.create(recipe)
+            self.folder.create(recipe, self.obeyed[1] if self.obeyed else None)
             self.created = True
-            self._record(bundle)
+            self.folder.record_images(bundle)
+            self.folder.write_json("env.json", runtime.environment(self.device))
         else:
-            self._require_same(bundle)
+            self.folder.require_same_images(bundle)
         return bundle, backbone.to(self.device)
 
     def _data(self) -> DataBundle:
@@ -112,46 +130,51 @@ class Pipeline:
         self.listener.on_data(profile(bundle))
         return bundle
 
-    def _record(self, bundle: DataBundle) -> None:
-        from finetune.evaluation.table import write_rows
+    def _read_plan(self, given: PlanLike) -> None:
+        """The given plan, checked against an empty network: before the images, and before any download."""
+        from finetune.training.plan_file import decided_by_plan, read_plan
+        from finetune.zoo.create import create_backbone
 
-        write_rows(self.folder.path / "splits.csv", ("image", "label", "split"), _split_rows(bundle))
-        write_rows(
-            self.folder.path / "quarantine.csv",
-            ("image", "reason"),
-            [(q.path, q.reason) for q in bundle.quarantined],
-        )
-        self.folder.write_json("env.json", runtime.environment(self.device))
+        recipe = self.recipe
+        empty = create_backbone(recipe.backbone, pretrained=False, image_size=recipe.data.image_size)
+        self.obeyed = read_plan(given, empty.num_stages, recipe.backbone)
+        unused = decided_by_plan(recipe)
+        if unused:
+            self.listener.on_message(f"The plan decides, not the recipe: {', '.join(unused)}.")
 
-    def _require_same(self, bundle: DataBundle) -> None:
-        """A resumed run must see the images it began with, or what it goes on with is no longer exact."""
-        from finetune.evaluation.table import read_rows
+    def _obey(self, bundle: DataBundle, backbone: Backbone) -> Plan:
+        """The given plan; plan.yaml was written with the folder."""
+        assert self.obeyed is not None
+        plan, _ = self.obeyed
+        self._say_given(bundle, backbone, plan)
+        self.listener.on_plan(plan)
+        return plan
 
-        path = self.folder.path / "splits.csv"
-        if not path.is_file():
-            return  # stopped before it was written, and so before anything was trained
-        before, now = set(read_rows(path)), set(_split_rows(bundle))
-        if before != now:
-            gone, new = sorted(before - now), sorted(now - before)
-            raise RunError(
-                f"The images and splits must be those that {self.folder.path} began with. Got {len(gone)} of "
-                f"{len(before)} missing and {len(new)} new (the first: {(gone or new)[0][0]!r}) instead. "
-                "Restore them, or start a new run."
-            )
+    def _say_given(self, bundle: DataBundle, backbone: Backbone, plan: Plan) -> None:
+        from finetune.strategy.decision import given
 
-    def _decide(self, bundle: DataBundle, backbone: Backbone) -> Plan:
-        from finetune.strategy.auto import choose
+        said = ("The plan was given: nothing was measured or decided.",)
+        decision = replace(given(self._context(bundle, backbone), plan.strategy), reasons=said)
+        self.folder.write_json("decision.json", decision.to_dict())
+        self.listener.on_decision(decision)
+
+    def _context(self, bundle: DataBundle, backbone: Backbone) -> Context:
         from finetune.strategy.context import Context
-        from finetune.strategy.decision import informed
         from finetune.strategy.evidence import gather
 
-        ctx = Context.of(
+        return Context.of(
             self.recipe,
             bundle.train.labels,
             len(bundle.classes),
             backbone,
             lambda: gather(self.recipe, bundle, backbone, self.listener),
         )
+
+    def _decide(self, bundle: DataBundle, backbone: Backbone) -> Plan:
+        from finetune.strategy.auto import choose
+        from finetune.strategy.decision import informed
+
+        ctx = self._context(bundle, backbone)
         plan, decision = choose(ctx)
         if decision.evidence is None and _worth_measuring(plan):
             decision = informed(decision, ctx)
@@ -252,16 +275,6 @@ def trained_parameters(backbone: Backbone, plan: Plan) -> int:
     stages = range(lowest, backbone.num_stages)
     body = sum(p.numel() for stage in stages for _, p in backbone.stage_parameters(stage))
     return body + sum(p.numel() for _, p in backbone.head_parameters())
-
-
-def _split_rows(bundle: DataBundle) -> list[tuple[str, ...]]:
-    """(image, label, split) of every image."""
-    parts = {"train": bundle.train, "val": bundle.val, "test": bundle.test}
-    return [
-        (part.name(i), part.classes[part.labels[i]], split)
-        for split, part in parts.items()
-        for i in range(len(part))
-    ]
 
 
 def _facts(backbone: Backbone, device: Any, threads: int) -> dict[str, Any]:

@@ -9,13 +9,16 @@ import shlex
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from finetune.errors import RunError, did_you_mean, must
 from finetune.files import atomic_write_bytes, atomic_write_json, atomic_write_text, disk_error
 from finetune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from finetune.data.imageset import DataBundle
 
 ROOT = Path("runs")
 _MARK = "recipe.yaml"  # what makes a folder a run
@@ -59,15 +62,46 @@ class RunFolder:
         )
         raise RunError(f"Run {str(path)!r} {what}.{hint}")
 
-    def create(self, recipe: Recipe) -> None:
-        """Make the folder, keep the recipe that repeats the run, point ``runs/latest`` to it."""
+    def create(self, recipe: Recipe, plan: str | None = None) -> None:
+        """Make the folder, keep the recipe that repeats the run, point ``runs/latest`` to it.
+
+        ``plan`` is the text of a plan that was given: it is there before the folder counts as a run, so that
+        a run stopped at any moment goes on with it and asks no strategy.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(error, self.path) from error
-        atomic_write_text(self.path / _MARK, _header(self.path) + _dump(repeatable(recipe)))
+        if plan is not None:
+            atomic_write_text(self.path / "plan.yaml", plan)
+        header = _header(self.path, plan is not None)
+        atomic_write_text(self.path / _MARK, header + _dump(repeatable(recipe)))
         if self.path.resolve().parent == ROOT.resolve():
             self._point_latest()
+
+    def record_images(self, bundle: DataBundle) -> None:
+        """splits.csv and quarantine.csv: who is where, and what was set aside."""
+        from finetune.evaluation.table import write_rows
+
+        write_rows(self.path / "splits.csv", ("image", "label", "split"), _split_rows(bundle))
+        aside = [(q.path, q.reason) for q in bundle.quarantined]
+        write_rows(self.path / "quarantine.csv", ("image", "reason"), aside)
+
+    def require_same_images(self, bundle: DataBundle) -> None:
+        """A resumed run must see the images it began with, or what it goes on with is no longer exact."""
+        from finetune.evaluation.table import read_rows
+
+        path = self.path / "splits.csv"
+        if not path.is_file():
+            return  # stopped before it was written, and so before anything was trained
+        before, now = set(read_rows(path)), set(_split_rows(bundle))
+        if before != now:
+            gone, new = sorted(before - now), sorted(now - before)
+            raise RunError(
+                f"The images and splits must be those that {self.path} began with. Got {len(gone)} of "
+                f"{len(before)} missing and {len(new)} new (the first: {(gone or new)[0][0]!r}) instead. "
+                "Restore them, or start a new run."
+            )
 
     def discard(self) -> None:
         """Remove what ``create`` made; for a run that failed before there was anything to keep."""
@@ -172,5 +206,16 @@ def _dump(recipe: Recipe) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
-def _header(path: Path) -> str:
-    return f"# Repeats this run: finetune run --recipe {path / _MARK}\n"
+def _header(path: Path, plan: bool) -> str:
+    given = f" --plan {path / 'plan.yaml'}" if plan else ""
+    return f"# Repeats this run: finetune run --recipe {path / _MARK}{given}\n"
+
+
+def _split_rows(bundle: DataBundle) -> list[tuple[str, ...]]:
+    """(image, label, split) of every image."""
+    parts = {"train": bundle.train, "val": bundle.val, "test": bundle.test}
+    return [
+        (part.name(i), part.classes[part.labels[i]], split)
+        for split, part in parts.items()
+        for i in range(len(part))
+    ]

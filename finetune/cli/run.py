@@ -20,6 +20,9 @@ from finetune.cli import screen
     "--backbone", metavar="NAME", help="Any name of `finetune zoo ls`, timm or torchvision; or a file."
 )
 @click.option("--recipe", metavar="FILE", help="A recipe file, or a name of `finetune recipe ls`.")
+@click.option(
+    "--plan", metavar="FILE", help="Carry out this plan (finetune strategy advise) instead of deciding."
+)
 @click.option("--out", metavar="DIR", help="The run folder; default: a new one in runs/.")
 @click.option("--seed", type=int, metavar="N", help="Default 0.")
 @click.option("--quiet", is_flag=True, help="Print the result only.")
@@ -29,6 +32,7 @@ def run(
     strategy: str | None,
     backbone: str | None,
     recipe: str | None,
+    plan: str | None,
     out: str | None,
     seed: int | None,
     quiet: bool,
@@ -51,13 +55,17 @@ def run(
     if data is not None:
         section = tree.get("data")
         tree["data"] = {**(section if isinstance(section, dict) else {}), "path": data}
+    if plan is not None:
+        from finetune.training.plan_file import refuse_beside_plan
+
+        refuse_beside_plan([*overrides, *([] if strategy is None else [f"strategy={strategy}"])])
     resolved = Recipe.from_mapping(apply_overrides(tree, overrides, Recipe), source, STRATEGIES.names())
 
     from finetune.api import run as run_api
     from finetune.cli.story import Story
 
     with Story(quiet) as story:
-        finished = run_api(resolved, listener=story)
+        finished = run_api(resolved, plan=plan, listener=story)
         story.ending(finished.path, finished.result)
 
 

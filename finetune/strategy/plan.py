@@ -45,23 +45,23 @@ class GradientPhase(_Frozen):
     ``num_stages`` trains the head alone, 0 trains everything, 1 all but the stem."""
     epochs: int = Field(ge=1)
     optimizer: str = "sgd"
-    lr: float = Field(gt=0)
+    lr: float = Field(gt=0, le=1000)
     """Learning rate of the last stage at its peak, already scaled to the batch size."""
-    head_lr: float = Field(gt=0)
+    head_lr: float = Field(gt=0, le=1000)
     """Learning rate of the head at its peak."""
-    stage_decay: float = 1.0
+    stage_decay: float = Field(1.0, gt=0, le=1)
     """Each stage further from the head gets this factor of the LR of the next one (layer-wise decay)."""
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
     schedule: str = "cosine"
-    warmup: float = 0.1
+    warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps spent in linear warm-up."""
     batch_size: int = Field(64, ge=1)
     accumulate: int = Field(1, ge=1)
     """Micro-batches a step; the effective batch is batch_size * accumulate."""
-    clip_grad: float | None = 1.0
-    label_smoothing: float = 0.0
-    ema: float | None = None
+    clip_grad: float | None = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ema: float | None = Field(None, gt=0, lt=1)
     """Decay of the exponential moving average of the weights, per step; None turns it off."""
     augment: str = "standard"
     batch_norm: Literal["frozen", "train"] = "frozen"
@@ -114,18 +114,39 @@ class Plan(_Frozen):
     @classmethod
     def from_yaml(cls, text: str, source: str = "plan.yaml") -> Plan:
         """Read a plan; raises ConfigError with every problem, unknown keys with the nearest known one."""
+        plan, problems = cls.examine(read_tree(text, source))
+        if plan is None or problems:
+            raise ConfigError(join_problems(problems, source))
+        return plan
+
+    @classmethod
+    def examine(cls, tree: Mapping[str, Any]) -> tuple[Plan | None, list[str]]:
+        """The plan that a mapping describes, or None and what is wrong with it, a line a problem."""
         try:
-            tree = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{source} is not valid YAML: {getattr(error, 'problem', error)}.") from None
-        if not isinstance(tree, Mapping):
-            raise ConfigError(must(source, "a mapping with strategy and phases", type(tree).__name__))
-        try:
-            return cls.model_validate(tree)
+            return cls.model_validate(tree), []
         except ValidationError as error:
-            problems = [_problem(item) for item in error.errors()]
-            noun = "problem" if len(problems) == 1 else "problems"
-            raise ConfigError(f"{len(problems)} {noun} in {source}: {' · '.join(problems)}") from None
+            # Where every phase has a mistake, pydantic counts the right ones and finds too few.
+            items = [i for i in error.errors() if not (i["type"] == "too_short" and i["input"])]
+            return None, [_problem(item) for item in items]
+
+
+def read_tree(text: str, source: str) -> Mapping[str, Any]:
+    """The mapping in a plan file's text. Raises ConfigError naming the line."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{source}{where} is not valid YAML: {getattr(error, 'problem', error)}.") from None
+    if not isinstance(tree, Mapping):
+        raise ConfigError(must(source, "a mapping with strategy and phases", type(tree).__name__))
+    return tree
+
+
+def join_problems(problems: list[str], source: str) -> str:
+    """All problems of a plan in one message."""
+    noun = "problem" if len(problems) == 1 else "problems"
+    return f"{len(problems)} {noun} in {source}: {' · '.join(problems)}"
 
 
 def _problem(item: Any) -> str:

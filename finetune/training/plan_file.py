@@ -1,0 +1,140 @@
+"""A plan that a person gives: read, and held against the backbone it is for, before any image is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune.data import AUGMENTATIONS
+from finetune.errors import ConfigError, did_you_mean, must
+from finetune.recipe import ProbeRecipe, Recipe, TrainRecipe, apply_overrides
+from finetune.registry import Registry
+from finetune.strategy.plan import Plan, join_problems, read_tree
+from finetune.training import OPTIMIZERS, SCHEDULES
+
+PlanLike = Plan | str | os.PathLike[str]
+
+_NAMED: dict[str, Registry[Any]] = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "augment": AUGMENTATIONS,
+}
+_OF_THE_EXECUTOR = {"precision", "channels_last", "log_every", "save_every"}
+"""Keys of ``train`` that say how to compute and write, not what to train: a given plan leaves them alone."""
+
+
+def read_plan(given: PlanLike, num_stages: int, backbone: str) -> tuple[Plan, str]:
+    """The plan and the text to keep of it, comments included.
+
+    Raises ConfigError where the file cannot be read or is no YAML, and otherwise one with every problem:
+    unknown and missing keys, values out of range, names that no registry has, stages that the backbone
+    (``num_stages`` of them) does not have.
+    """
+    if isinstance(given, Plan):
+        text, source = given.to_yaml(), "the given plan"
+    else:
+        text, source = _text(Path(given).expanduser()), f"Plan {os.fspath(given)!r}"
+    tree = read_tree(text, source)
+    plan, problems = Plan.examine(tree)
+    problems += [*_unknown_names(tree), *_missing_stages(tree, num_stages, backbone), *_order(tree)]
+    if plan is None or problems:
+        raise ConfigError(join_problems(problems, source))
+    return plan, text
+
+
+def decided_by_plan(recipe: Recipe) -> list[str]:
+    """The keys set in a recipe that have no effect beside a given plan, which decides them itself."""
+    keys = ["strategy"] if recipe.strategy != "auto" else []
+    keys += [f"train.{key}" for key in sorted(recipe.train.model_fields_set - _OF_THE_EXECUTOR)]
+    return keys + [f"probe.{key}" for key in sorted(recipe.probe.model_fields_set & {"solver", "folds"})]
+
+
+def refuse_beside_plan(assignments: Iterable[str]) -> None:
+    """Raises ConfigError where ``key=value`` arguments ask for what the given plan decides."""
+    tree = apply_overrides({}, assignments, Recipe)
+    asked = ["strategy"] if "strategy" in tree else []
+    train, probe = tree.get("train", {}), tree.get("probe", {})
+    asked += [f"train.{key}" for key in train if key in TrainRecipe.model_fields.keys() - _OF_THE_EXECUTOR]
+    asked += [f"probe.{key}" for key in probe if key in ProbeRecipe.model_fields.keys() - {"cache"}]
+    if asked:
+        raise ConfigError(
+            must(
+                f"{', '.join(asked)}",
+                "left out where a plan is given, which decides what is trained and how",
+                "both",
+                "Edit the plan, or leave it out.",
+            )
+        )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"Plan {str(path)!r} does not exist. `finetune strategy advise --data DIR --out FILE` writes one."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Plan {str(path)!r} cannot be read: {error}.") from None
+
+
+def _phases(tree: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """(key of the phase, the phase) of those that are mappings; the model reports the others."""
+    phases = tree.get("phases")
+    for i, phase in enumerate(phases if isinstance(phases, list) else []):
+        if isinstance(phase, Mapping):
+            yield f"phases.{i}", phase
+
+
+def _unknown_names(tree: Mapping[str, Any]) -> Iterable[str]:
+    for where, phase in _phases(tree):
+        for key, registry in _NAMED.items():
+            name = phase.get(key)
+            if isinstance(name, str) and name not in registry:
+                known = registry.names()
+                yield must(f"{where}.{key}", f"one of {', '.join(known)}", repr(name)) + did_you_mean(
+                    name, known
+                )
+
+
+def _missing_stages(tree: Mapping[str, Any], num_stages: int, backbone: str) -> Iterable[str]:
+    has = f"{backbone} has {num_stages} stages"
+    for where, phase in _phases(tree):
+        start = phase.get("train_from")
+        if _whole(start) and start > num_stages:
+            yield must(
+                f"{where}.train_from", f"at most {num_stages} ({has}; {num_stages} is the head alone)", start
+            )
+        candidates = phase.get("candidates")
+        if candidates == []:
+            yield must(f"{where}.candidates", "at least one list of stages", "none")
+        for j, taps in enumerate(candidates if isinstance(candidates, list) else []):
+            key = f"{where}.candidates.{j}"
+            if not isinstance(taps, list):
+                continue  # the model says so
+            if not taps or len(set(map(str, taps))) < len(taps):
+                yield must(key, "a list of stages, each once", taps)
+            elif any(_whole(tap) and not 0 <= tap < num_stages for tap in taps):
+                yield must(key, f"stage numbers in 0..{num_stages - 1} ({has})", taps)
+
+
+def _order(tree: Mapping[str, Any]) -> Iterable[str]:
+    """Validation images that a head was fitted on cannot choose the best epoch afterwards."""
+    phases = list(_phases(tree))
+    for i, (where, phase) in enumerate(phases):
+        later = any(
+            other.get("kind") == "gradient" and other.get("fit_on", "train") == "train"
+            for _, other in phases[i + 1 :]
+        )
+        if later and phase.get("kind", "probe") == "probe" and phase.get("fit_on") == "train+val":
+            yield must(
+                f"{where}.fit_on",
+                "train where a later phase trains by gradient steps and is judged by the validation images",
+                "'train+val'",
+            )
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
