@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,24 @@ from finetune.recipe import DataRecipe
 _SHOWN = 5
 
 
+@dataclass(frozen=True)
+class ReadFolder:
+    """A data folder whose images were all opened once, not yet split: one reading serves many splits."""
+
+    given: Mapping[str, ImageSet]
+    """Sets by "all", "train", "val", "test": the splits that the folder itself has."""
+    folders: Mapping[str, str]
+    """Split -> the folder's own name, for messages."""
+    notes: tuple[str, ...]
+    quarantined: tuple[Quarantined, ...]
+    source: str
+
+    def split(self, recipe: DataRecipe, seed: int) -> DataBundle:
+        """Make the missing splits as ``finetune.data.splitting.split_sets`` says. Raises DataError."""
+        return split_sets(self.given, recipe, seed, notes=self.notes, quarantined=self.quarantined,
+                          source=self.source, names=self.folders)  # fmt: skip
+
+
 def load_data(recipe: DataRecipe, seed: int) -> DataBundle:
     """Open every image of ``recipe.path`` once and split them.
 
@@ -27,6 +46,11 @@ def load_data(recipe: DataRecipe, seed: int) -> DataBundle:
     that cannot be read are set aside in ``quarantined``; missing splits are made as
     ``finetune.data.splitting.split_sets`` says. Raises DataError.
     """
+    return read_folder(recipe).split(recipe, seed)
+
+
+def read_folder(recipe: DataRecipe) -> ReadFolder:
+    """The first half of ``load_data``: of the recipe only path, workers and max_pixels matter."""
     layout = find_layout(recipe.path)
     main = "train" if "train" in layout.splits else "all"
     rows = [
@@ -66,8 +90,7 @@ def load_data(recipe: DataRecipe, seed: int) -> DataBundle:
         decoded=decoded,
     )
     given = {s: everything.subset([i for i, row in enumerate(good) if row[0] == s]) for s in layout.splits}
-    return split_sets(given, recipe, seed, notes=notes, quarantined=quarantined, source=str(recipe.path),
-                      names=layout.folders)  # fmt: skip
+    return ReadFolder(given, layout.folders, tuple(notes), quarantined, str(recipe.path))
 
 
 def from_datasets(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from finetune.data.folder import Decoded
 from finetune.data.imageset import DataBundle, Joined
-from finetune.data.load import load_data
+from finetune.data.load import load_data, read_folder
 from finetune.data.profile import profile
 from finetune.errors import DataError
 from finetune.recipe import DataRecipe
@@ -359,3 +359,16 @@ def test_a_file_that_vanishes_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / bundle.train.name(0)).unlink()
     with pytest.raises(DataError, match=rf"{bundle.train.name(0)}' must be an existing file"):
         bundle.train.load(0)
+
+
+def test_one_reading_serves_many_splits(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, cat=20, dog=20)
+    keys = {"path": str(root), "workers": 2}
+    read = read_folder(DataRecipe(**keys))
+    for seed, most in ((0, None), (1, 4)):
+        again = load(root, seed, limit_per_class=most)
+        once = read.split(DataRecipe(**keys, limit_per_class=most), seed)
+        for part in ("train", "val", "test"):
+            assert names(getattr(once, part)) == names(getattr(again, part))
+        assert once.notes == again.notes
+        assert once.source == again.source == str(root)
