@@ -168,6 +168,7 @@ class Pipeline:
             len(bundle.classes),
             backbone,
             lambda: gather(self.recipe, bundle, backbone, self.listener),
+            len(bundle.val),
         )
 
     def _decide(self, bundle: DataBundle, backbone: Backbone) -> Plan:
@@ -270,11 +271,16 @@ class Pipeline:
 
 def trained_parameters(backbone: Backbone, plan: Plan) -> int:
     """Numbers that any phase of the plan changed: those of the trained stages and of the head."""
-    starts = [phase.train_from for phase in plan.phases if phase.kind == "gradient"]
-    lowest = min([*starts, backbone.num_stages])
-    stages = range(lowest, backbone.num_stages)
-    body = sum(p.numel() for stage in stages for _, p in backbone.stage_parameters(stage))
-    return body + sum(p.numel() for _, p in backbone.head_parameters())
+    moved = {name for name, _ in backbone.head_parameters()}
+    for phase in plan.phases:
+        if phase.kind == "gradient":
+            moved |= {
+                name
+                for stage in range(phase.train_from, backbone.num_stages)
+                for name, parameter in backbone.stage_parameters(stage)
+                if phase.trains == "all" or parameter.ndim <= 1
+            }
+    return sum(parameter.numel() for name, parameter in backbone.named_parameters() if name in moved)
 
 
 def _facts(backbone: Backbone, device: Any, threads: int) -> dict[str, Any]:

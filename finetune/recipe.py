@@ -85,8 +85,16 @@ class TrainRecipe(_Section):
     """Decay per step of the exponential moving average of the weights; default: by run length."""
     augment: Literal["none", "light", "standard", "strong"] | None = None
     """Augmentation policy; default: by amount of data."""
+    avoid: tuple[Literal["flip", "crop", "colour", "rotation"], ...] | None = None
+    """Families of augmentation to leave out; default: those that the labels are found to mind; []: none."""
     train_stages: int | None = Field(None, ge=1)
     """How many stages `partial` trains, counted from the head."""
+    keep: Literal["best", "last"] | None = None
+    """Which epoch's weights; default: the best on validation, the last with under 500 validation images."""
+    safety_net: bool = True
+    """Look for the best point between the head alone and the tuned network (WiSE-FT, arXiv 2109.01903)."""
+    refit: bool | Literal["auto"] = "auto"
+    """Train once more with the validation images; auto: with under 1,500 images."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto measures bf16 against fp32 for a few batches and keeps the faster."""
     channels_last: bool | Literal["auto"] = "auto"

@@ -17,6 +17,9 @@ STRATEGIES.add("linear", "finetune.strategy.linear:Linear", "linear classifier o
 STRATEGIES.add(
     "multistage", "finetune.strategy.multistage:Multistage", "linear classifier on the best stages"
 )
+STRATEGIES.add(
+    "norm-bias", "finetune.strategy.norm_bias:NormBias", "head first, then norms and biases of all stages"
+)
 STRATEGIES.add("partial", "finetune.strategy.partial:Partial", "head first, then the last stage(s)")
 STRATEGIES.add("lp-ft", "finetune.strategy.lp_ft:LpFt", "head first, then all but the stem")
 STRATEGIES.add("full", "finetune.strategy.full:Full", "head first, then everything, the stem too")

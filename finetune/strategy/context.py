@@ -28,6 +28,8 @@ class Context:
     num_stages: int
     look: Callable[[], Evidence]
     """Measures; use ``ctx.evidence``, which asks once."""
+    n_val: int = 0
+    """Validation images."""
 
     def __post_init__(self) -> None:
         if len(self.counts) < 2:
@@ -50,13 +52,19 @@ class Context:
 
     @classmethod
     def of(
-        cls, recipe: Recipe, labels: np.ndarray, num_classes: int, backbone: Any, look: Callable[[], Evidence]
+        cls,
+        recipe: Recipe,
+        labels: np.ndarray,
+        num_classes: int,
+        backbone: Any,
+        look: Callable[[], Evidence],
+        n_val: int = 0,
     ) -> Context:
-        """From the training labels and a Backbone."""
+        """From the training labels, a Backbone and the number of validation images."""
         import numpy as np
 
         counts = tuple(int(c) for c in np.bincount(labels, minlength=num_classes))
-        return cls(recipe, counts, backbone.card, backbone.num_stages, look)
+        return cls(recipe, counts, backbone.card, backbone.num_stages, look, n_val)
 
     @property
     def train(self) -> TrainRecipe:

@@ -7,7 +7,8 @@ from typing import final
 from finetune.strategy.base import Strategy
 from finetune.strategy.context import Context
 from finetune.strategy.plan import Plan
-from finetune.strategy.schedule import gradient_phase, head_phase
+from finetune.strategy.schedule import gradient_phase
+from finetune.strategy.tuned import tuned_plan
 
 
 @final
@@ -28,6 +29,4 @@ class Full(Strategy):
             regularise=ctx.n_train >= 1500,
             norms="train" if enough else "frozen",
         )
-        return Plan(
-            strategy="full", phases=(head_phase(ctx), tune), why="Head first, then every stage, the stem too."
-        )
+        return tuned_plan(ctx, "full", tune, "Head first, then every stage, the stem too.")

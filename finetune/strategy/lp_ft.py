@@ -7,7 +7,8 @@ from typing import final
 from finetune.strategy.base import Strategy
 from finetune.strategy.context import Context
 from finetune.strategy.plan import Plan
-from finetune.strategy.schedule import gradient_phase, head_phase
+from finetune.strategy.schedule import gradient_phase
+from finetune.strategy.tuned import tuned_plan
 
 EARLY_STAGE_SHARE = 0.25
 """Learning rate of the earliest trained stage over that of the last."""
@@ -28,6 +29,4 @@ class LpFt(Strategy):
             ctx, name="all but the stem", train_from=min(1, ctx.last), decay_over_depth=EARLY_STAGE_SHARE,
             regularise=ctx.n_train >= 1500, norms="train" if enough else "frozen",
         )  # fmt: skip
-        return Plan(
-            strategy="lp-ft", phases=(head_phase(ctx), tune), why="Head first, then all stages but the stem."
-        )
+        return tuned_plan(ctx, "lp-ft", tune, "Head first, then all stages but the stem.")

@@ -8,7 +8,8 @@ from finetune.errors import StrategyError, must
 from finetune.strategy.base import Strategy
 from finetune.strategy.context import Context
 from finetune.strategy.plan import Plan
-from finetune.strategy.schedule import gradient_phase, head_phase
+from finetune.strategy.schedule import gradient_phase
+from finetune.strategy.tuned import tuned_plan
 
 
 @final
@@ -27,8 +28,4 @@ class Partial(Strategy):
             )
         noun = "stage" if stages == 1 else f"{stages} stages"
         tune = gradient_phase(ctx, name=f"last {noun}", train_from=ctx.num_stages - stages)
-        return Plan(
-            strategy="partial",
-            phases=(head_phase(ctx), tune),
-            why=f"Head first, then the last {noun} with it.",
-        )
+        return tuned_plan(ctx, "partial", tune, f"Head first, then the last {noun} with it.")

@@ -33,6 +33,8 @@ class ProbePhase(_Frozen):
     folds: int = Field(5, ge=2)
     fit_on: Literal["train", "train+val"] = "train"
     """``train+val`` when no later phase needs the validation split: lambda is cross-validated anyway."""
+    restart: bool = False
+    """Whether the pretrained weights are put back first: a refit begins where the first fit began."""
 
 
 class GradientPhase(_Frozen):
@@ -44,6 +46,8 @@ class GradientPhase(_Frozen):
     """Index of the first stage that trains; everything below is frozen, running statistics too.
     ``num_stages`` trains the head alone, 0 trains everything, 1 all but the stem."""
     epochs: int = Field(ge=1)
+    trains: Literal["all", "norms-biases"] = "all"
+    """Which parameters of those stages move: all, or only the scales and shifts of norms and the biases."""
     optimizer: str = "sgd"
     lr: float = Field(gt=0, le=1000)
     """Learning rate of the last stage at its peak, already scaled to the batch size."""
@@ -64,8 +68,19 @@ class GradientPhase(_Frozen):
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of the exponential moving average of the weights, per step; None turns it off."""
     augment: str = "standard"
+    """Augmentation policy of the training images: none, light, standard or strong."""
+    avoid: tuple[Literal["flip", "crop", "colour", "rotation"], ...] = ()
+    """Families of augmentation that the policy leaves out, because the labels were found to mind them."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Whether norm layers of *trained* stages update their running statistics."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's weights: the best on validation, or the last, where validation is too small to tell."""
+    blend: tuple[Annotated[float, Field(ge=0, le=1)], ...] | Literal["earlier"] = ()
+    """Points tried at the end on the line from the weights the phase began with (0) to those it trained (1),
+    the safety net: the one of least validation log-loss is kept, ties go to the smaller. Empty: the trained
+    weights. ``earlier``: the point that an earlier phase of the plan chose."""
+    fit_on: Literal["train", "train+val"] = "train"
+    """``train+val``: validation images train too and nothing is held out, so the last weights are kept."""
 
 
 Phase = Annotated[ProbePhase | GradientPhase, Field(discriminator="kind")]
@@ -99,7 +114,7 @@ class Plan(_Frozen):
                 rows.append(
                     {
                         "phase": phase.name,
-                        "trains": f"stages {phase.train_from}.. + head",
+                        "trains": _what(phase),
                         "how": f"{phase.optimizer}, {phase.schedule}, {phase.augment}",
                         "lr": f"{phase.lr:.2g} (head {phase.head_lr:.2g})",
                         "epochs": str(phase.epochs),
@@ -147,6 +162,12 @@ def join_problems(problems: list[str], source: str) -> str:
     """All problems of a plan in one message."""
     noun = "problem" if len(problems) == 1 else "problems"
     return f"{len(problems)} {noun} in {source}: {' · '.join(problems)}"
+
+
+def _what(phase: GradientPhase) -> str:
+    which = "" if phase.trains == "all" else "norms and biases of "
+    images = "" if phase.fit_on == "train" else ", on train+val"
+    return f"{which}stages {phase.train_from}.. + head{images}"
 
 
 def _problem(item: Any) -> str:

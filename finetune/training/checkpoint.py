@@ -75,6 +75,19 @@ class Checkpoints:
         self._remove_others(best)
         return state, best
 
+    def save_start(self, phase: int, tensors: dict[str, Tensor]) -> None:
+        """Keep the weights that a phase begins with, for as long as it may be gone on with. Raises RunError."""
+        write_state(self.folder / f"start-{phase}.pt", {"tensors": tensors})
+
+    def load_start(self, phase: int) -> dict[str, Tensor]:
+        """What save_start kept. Raises RunError where the file is missing or damaged."""
+        tensors: dict[str, Tensor] = read_state(self.folder / f"start-{phase}.pt")["tensors"]
+        return tensors
+
+    def drop_start(self, phase: int) -> None:
+        """The phase is over."""
+        (self.folder / f"start-{phase}.pt").unlink(missing_ok=True)
+
     def _remove_others(self, best: Best | None) -> None:
         for other in self.folder.glob("best-*.pt"):
             if best is None or other.name != best.file:

@@ -6,10 +6,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from finetune.data.threads import worker_count
 from finetune.errors import RunError
@@ -18,11 +20,12 @@ from finetune.files import atomic_write_json
 from finetune.recipe import Recipe
 from finetune.runtime import choose_device, choose_threads, configure_threads, seed_everything
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
+from finetune.training.blend import blend
 from finetune.training.checkpoint import Best, Checkpoints
 from finetune.training.engine import Engine
 from finetune.training.feed import Feed
 from finetune.training.interrupt import StopRequest
-from finetune.training.job import Desk, Job, load_model_state, model_state
+from finetune.training.job import Desk, Job, load_model_state, model_state, trained_tensors
 from finetune.training.loop import fit
 from finetune.training.metrics_log import MetricsLog
 from finetune.training.optim import describe_groups, param_groups, summary_lines
@@ -117,6 +120,10 @@ class _Work:
                 "since. Restore it, or start a new run."
             )
         self.record = Record(self.folder / "training.json", keep=resume)
+        if any(isinstance(phase, ProbePhase) and phase.restart for phase in self.plan.phases):
+            self.pristine = {
+                name: t.detach().cpu().clone() for name, t in self.backbone.model.state_dict().items()
+            }
         configure_threads(self.record.once("threads", lambda: choose_threads(self.recipe.threads)))
         if saved:
             load_model_state(self.backbone, saved[0]["model"])
@@ -167,13 +174,13 @@ class _Work:
 
     def _probe(self, phase: ProbePhase, facts: dict[str, Any]) -> None:
         """Solve the head on cached features."""
-        from finetune.data.imageset import Joined
         from finetune.features.extract import extract
         from finetune.features.probe import fit_probe
 
-        images = self.bundle.train
-        if phase.fit_on == "train+val":
-            images = Joined(self.bundle.train, self.bundle.val)
+        if phase.restart:
+            self.backbone.model.load_state_dict(self.pristine)
+        self.backbone.eval()
+        images = self._bundle(phase).train
         features = extract(
             self.backbone, images, batch_size=64, device=self.device, cache=self.recipe.probe.cache,
             threads=self.recipe.data.workers, message=self.listener.on_message,
@@ -189,6 +196,15 @@ class _Work:
             candidates=[score.to_dict() for score in result.cv],
         )
 
+    def _bundle(self, phase: ProbePhase | GradientPhase) -> DataBundle:
+        """The images as the phase divides them: with ``train+val`` nothing is left to validate on."""
+        if phase.fit_on == "train":
+            return self.bundle
+        from finetune.data.imageset import Joined
+
+        train, val = self.bundle.train, self.bundle.val
+        return replace(self.bundle, train=Joined(train, val), val=val.subset([]))
+
     def _train(
         self,
         index: int,
@@ -199,11 +215,13 @@ class _Work:
         """Train by gradient steps."""
         backbone, seed = self.backbone, self.recipe.seed
         backbone.freeze_below(phase.train_from)
+        if phase.trains == "norms-biases":
+            backbone.freeze_kernels()
         # Batch statistics of a single image are no statistics, and accumulation does not enlarge the batch.
         backbone.freeze_norms(phase.batch_norm == "frozen" or phase.batch_size == 1)
         feed = Feed(
             backbone,
-            self.bundle,
+            self._bundle(phase),
             phase,
             seed=seed + 7919 * index,
             threads=worker_count(self.recipe.data.workers),
@@ -227,6 +245,7 @@ class _Work:
         if said:
             self.listener.on_message(said)
         seed_everything(seed + index)
+        start = self._start(index, phase, fresh=saved is None)
         job = Job(index, phase, backbone, feed, engine, self.desk)
         if saved:
             job.load_state_dict(*saved)
@@ -235,6 +254,28 @@ class _Work:
         if job.best is not None:
             best = job.best
             facts["best"] = {"epoch": best.epoch, "val_accuracy": best.accuracy, "val_loss": best.loss}
+        if start:
+            alpha, rows = blend(job, start, self._alphas(index, phase))
+            facts["blend"] = {"alpha": alpha, "points": rows}
+            self.listener.on_message(_blended(alpha, rows))
+            self.checkpoints.drop_start(index)
+
+    def _start(self, index: int, phase: GradientPhase, fresh: bool) -> dict[str, Tensor]:
+        """The tensors that the phase trains, as they were before its first step; none where nothing asks."""
+        if not phase.blend:
+            return {}
+        if not fresh:
+            return self.checkpoints.load_start(index)
+        tensors = {n: t.detach().to("cpu", copy=True) for n, t in trained_tensors(self.backbone).items()}
+        self.checkpoints.save_start(index, tensors)
+        return tensors
+
+    def _alphas(self, index: int, phase: GradientPhase) -> tuple[float, ...]:
+        if phase.blend != "earlier":
+            return phase.blend
+        chosen = [facts["blend"]["alpha"] for i in range(index)
+                  if "blend" in (facts := self.record.phase(i))]  # fmt: skip
+        return (chosen[-1] if chosen else 1.0,)
 
     def _precision(self, feed: Feed, phase: GradientPhase) -> Precision:
         train = self.recipe.train
@@ -247,3 +288,16 @@ class _Work:
             channels_last=train.channels_last,
             images=phase.epochs * feed.images,
         )
+
+
+def _blended(alpha: float, rows: list[dict[str, Any]]) -> str:
+    """One line about the safety net."""
+    if not rows:
+        return (
+            f"Safety net: {alpha:.0%} of the way from the head alone to the tuned network, as chosen before."
+        )
+    first, last = rows[0], rows[-1]
+    return (
+        f"Safety net: {alpha:.0%} of the way from the head alone (validation {first['accuracy']:.1%}) to the "
+        f"tuned network ({last['accuracy']:.1%})."
+    )

@@ -46,7 +46,9 @@ class Feed:
         self.backbone, self.phase, self.device, self.seed = backbone, phase, device, seed
         self.split = _cut(backbone, phase.train_from)
         prep = backbone.preprocessing
-        self._train = TrainBatches(bundle.train, prep, phase.augment, phase.batch_size, seed, threads)
+        self._train = TrainBatches(
+            bundle.train, prep, phase.augment, phase.batch_size, seed, threads, avoid=phase.avoid
+        )
         self._train_labels = torch.as_tensor(bundle.train.labels)
         self._val = eval_tensor(bundle.val, prep, threads)  # (N, 3, S, S) uint8
         self.val_labels = torch.as_tensor(bundle.val.labels)

@@ -81,7 +81,7 @@ class Job:
         groups = param_groups(backbone, phase)
         self.optimizer = build_optimizer(groups, phase)
         engine.prepare(self.optimizer)
-        self.average = Average(_trained_tensors(backbone), phase.ema)
+        self.average = Average(trained_tensors(backbone), phase.ema)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=phase.label_smoothing)
         self.meter = Meter(engine.device)
         self.steps = phase.epochs * -(-len(feed) // phase.accumulate)
@@ -101,7 +101,8 @@ class Job:
         self._first_step = self.progress.step
         if self.index > 0 and self.progress == Progress() and self.best is None:
             scores = evaluate(self)
-            self.keep_best(scores, 0)
+            if not self.phase.blend:  # which has the earlier head among its points
+                self.keep_best(scores, 0)
             if scores is not None:
                 row = {**self._place(0), "val_loss": scores.loss, "val_accuracy": scores.accuracy}
                 self.desk.log.write({"kind": "epoch", **row})
@@ -127,15 +128,16 @@ class Job:
         self.check_stop()
 
     def keep_best(self, scores: Scores | None, epoch: int) -> None:
-        """Remember the present weights if they are the best; without a validation split, the latest.
+        """Remember the present weights if they are the best; the latest where the phase keeps those.
 
         Raises TrainingError where the validation loss is no number.
         """
         if scores is not None and not math.isfinite(scores.loss):
             raise self._diverged("The validation loss")
         loss, accuracy = (scores.loss, scores.accuracy) if scores else (0.0, 0.0)
-        if self.best is None or scores is None or self.best.beaten_by(accuracy, loss):
-            tensors = {n: t.detach().to("cpu", copy=True) for n, t in _trained_tensors(self.backbone).items()}
+        latest = scores is None or self.phase.keep == "last"
+        if self.best is None or latest or self.best.beaten_by(accuracy, loss):
+            tensors = {n: t.detach().to("cpu", copy=True) for n, t in trained_tensors(self.backbone).items()}
             self.best = Best(self.index, epoch, accuracy, loss, tensors)
 
     def end_epoch(self, scores: Scores | None) -> None:
@@ -272,7 +274,7 @@ class Job:
         )
 
 
-def _trained_tensors(backbone: Backbone) -> dict[str, Tensor]:
+def trained_tensors(backbone: Backbone) -> dict[str, Tensor]:
     """Parameters that require a gradient, and all buffers that are saved (running statistics)."""
     return {
         name: tensor

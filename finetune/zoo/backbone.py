@@ -233,6 +233,15 @@ class Backbone(nn.Module):
             parameter.requires_grad_(self._layout.stage_of(name.rpartition(".")[0]) >= stage)
         self.train(self.training)
 
+    def freeze_kernels(self) -> None:
+        """Of the stages that train, leave only vectors free: scales and shifts of norms, and biases.
+
+        ``freeze_below`` frees them again.
+        """
+        for parameter in self.model.parameters():
+            if parameter.ndim > 1:
+                parameter.requires_grad_(False)
+
     def freeze_norms(self, frozen: bool = True) -> None:
         """Keep the running statistics of trained stages (their scale and shift still train)."""
         self._norms_frozen = frozen

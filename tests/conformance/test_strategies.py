@@ -56,7 +56,7 @@ def context(
     keys: Sequence[str] = (),
 ) -> Context:
     recipe = Recipe().override(f"strategy={strategy}", *keys)
-    return Context(recipe, counts, CARDS[card], stages, lambda: evidence(counts, stages))
+    return Context(recipe, counts, CARDS[card], stages, lambda: evidence(counts, stages), n_val=50)
 
 
 def check(plan: Plan, ctx: Context) -> None:
@@ -80,9 +80,12 @@ def check(plan: Plan, ctx: Context) -> None:
             assert 0 < phase.stage_decay <= 1
             assert phase.batch_size >= 1
             assert phase.ema is None or 0 < phase.ema < 1
-    later = any(isinstance(phase, GradientPhase) for phase in plan.phases)
-    fits_on_val = any(isinstance(p, ProbePhase) and p.fit_on == "train+val" for p in plan.phases)
-    assert not (later and fits_on_val), "validation must stay unseen where a later phase selects by it"
+    fits = [phase.fit_on for phase in plan.phases]
+    assert fits == sorted(fits), "validation must stay unseen where a later phase selects by it"
+    for phase in plan.phases:
+        if isinstance(phase, GradientPhase) and phase.fit_on == "train+val":
+            assert phase.keep == "last"
+            assert phase.blend in ("earlier", ())
     assert len(plan.rows()) == len(plan.phases)
 
 

@@ -57,6 +57,47 @@ def test_what_trains() -> None:
         plan("partial", train_stages=6)
 
 
+def tuned(name: str, n: int, n_val: int, **keys: object) -> Plan:
+    recipe = Recipe().override(*(f"train.{k}={v}" for k, v in keys.items()))
+    return STRATEGIES.get(name)().plan(Context(recipe, (n // 10,) * 10, CARD, 5, unmeasured, n_val))
+
+
+@pytest.mark.parametrize("name", ["norm-bias", "partial", "lp-ft", "full"])
+def test_few_images_end_in_a_refit_at_the_point_that_validation_chose(name: str) -> None:
+    head, tune, head_again, tune_again = tuned(name, n=500, n_val=90).phases
+    assert isinstance(tune, GradientPhase)
+    assert isinstance(tune_again, GradientPhase)
+    assert isinstance(head_again, ProbePhase)
+    assert (tune.keep, tune.blend, tune.fit_on) == ("last", (0.0, 0.25, 0.5, 0.75, 1.0), "train")
+    assert (head_again.restart, head_again.fit_on) == (True, "train+val")
+    assert (tune_again.keep, tune_again.blend, tune_again.fit_on) == ("last", "earlier", "train+val")
+    same = {"name", "keep", "blend", "fit_on"}
+    assert tune.model_dump(exclude=same) == tune_again.model_dump(exclude=same)
+    assert head.kind == "probe"
+
+
+def test_when_there_is_no_refit_and_no_safety_net() -> None:
+    assert len(tuned("partial", n=1000, n_val=499).phases) == 4
+    assert len(tuned("partial", n=1000, n_val=500).phases) == 2
+    assert len(tuned("partial", n=1000, n_val=500, refit="true").phases) == 4
+    assert len(tuned("partial", n=500, n_val=90, refit="false").phases) == 2
+    assert len(tuned("partial", n=500, n_val=0).phases) == 2
+    assert tuning(tuned("partial", n=500, n_val=0)).blend == ()
+    assert tuning(tuned("partial", n=5000, n_val=800, safety_net="false")).blend == ()
+    assert tuning(tuned("partial", n=5000, n_val=800)).keep == "best"
+    assert tuning(tuned("partial", n=5000, n_val=800, keep="last")).keep == "last"
+
+
+def test_norms_and_biases_have_rates_of_their_own() -> None:
+    phase = tuning(plan("norm-bias"))
+    assert (phase.trains, phase.train_from, phase.lr, phase.head_lr) == ("norms-biases", 0, 0.01, 0.01)
+    assert phase.weight_decay == 0
+    assert tuning(plan("norm-bias", lr=0.3)).lr == 0.3
+    assert tuning(plan("norm-bias", weight_decay=0.1)).weight_decay == 0.1
+    adam = ModelCard(name="v", arch="vit", source_lr=1e-3, source_optimizer="adamw")
+    assert tuning(plan("norm-bias", card=adam)).lr == 1e-3
+
+
 def test_one_tenth_of_the_source_learning_rate() -> None:
     """0.4 at batch 128 is 0.2 at batch 64; a tenth of it; the head at ten times that."""
     phase = tuning(plan("partial"))

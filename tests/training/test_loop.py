@@ -167,7 +167,8 @@ def test_without_validation_the_last_epoch_is_kept(tiny: Any, tmp_path: Path) ->
 
 
 def test_loss_that_is_no_number_says_what_to_change(tiny: Any, tmp_path: Path) -> None:
-    phase = tiny.phase(train_from=0, lr=1e18, head_lr=1e18, clip_grad=None, warmup=0.0, ema=None)
+    phase = tiny.phase(train_from=0, clip_grad=None, warmup=0.0, ema=None)
+    phase = phase.model_copy(update={"lr": 1e18, "head_lr": 1e18})  # more than a plan may ask for
     wanted = (
         r"The loss is not a finite number at epoch \d step \d+ of phase 'finetune' \(lr .*\): training has "
         r"diverged\. Remedies: lower the learning rate \(train\.lr=1e\+17 train\.head_lr=1e\+17\), clip grad"
@@ -180,8 +181,8 @@ def test_step_that_ruins_the_weights_is_noticed_before_it_is_kept(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of a step is that of the weights before it: the damage first shows in validation or saving."""
-    phase = tiny.phase(train_from=0, lr=1e38, head_lr=1e38, clip_grad=None, warmup=0.0, ema=None, epochs=1,
-                       batch_norm="frozen")  # fmt: skip
+    phase = tiny.phase(train_from=0, clip_grad=None, warmup=0.0, ema=None, epochs=1, batch_norm="frozen")
+    phase = phase.model_copy(update={"lr": 1e38, "head_lr": 1e38})
     with pytest.raises(TrainingError, match="The validation loss is not a finite number at epoch 1 step 1 "):
         run(tiny, tmp_path / "a", phase, data=tiny.bundle(8, 6))
 

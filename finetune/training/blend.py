@@ -1,0 +1,88 @@
+"""The safety net: on the line from the weights before a phase to those after it, the point that validates best.
+
+Between a linear head on frozen features and the same network finetuned from there, the straight line keeps its
+accuracy or gains some (WiSE-FT, Wortsman et al. 2022, https://arxiv.org/abs/2109.01903). With 0 among the points
+a phase that did harm is undone, and one that did a little harm is undone by half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.features.ridge import fit_temperature
+
+if TYPE_CHECKING:
+    from finetune.training.job import Job
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the line and what it does on the validation split."""
+
+    alpha: float
+    """0: the weights before the phase; 1: after it."""
+    log_loss: float
+    """Nats, at the point's own best temperature: training makes networks sure of themselves, and how sure
+    they are must not decide which one is right more often."""
+    accuracy: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain values for JSON."""
+        return {"alpha": self.alpha, "log_loss": self.log_loss, "accuracy": self.accuracy}
+
+
+def interpolate(start: dict[str, Tensor], end: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """``(1 - alpha) * start + alpha * end``; counters, which have no middle, are those of the nearer end."""
+    return {
+        name: torch.lerp(start[name], tensor, alpha)
+        if tensor.is_floating_point()
+        else (tensor if alpha >= 0.5 else start[name])
+        for name, tensor in end.items()
+    }
+
+
+def choose_point(points: Sequence[Point]) -> Point:
+    """The least log-loss; ties go to the smaller alpha.
+
+    >>> choose_point([Point(1.0, 0.5, 0.8), Point(0.5, 0.5, 0.7), Point(0.0, 0.6, 0.9)]).alpha
+    0.5
+    """
+    return min(points, key=lambda point: (round(point.log_loss, 6), point.alpha))
+
+
+def blend(job: Job, start: dict[str, Tensor], alphas: Sequence[float]) -> tuple[float, list[dict[str, Any]]]:
+    """Put the best point of the line into the model; its alpha, and a row for each point.
+
+    ``start`` holds the trained tensors as they were before the phase, on the CPU; the model holds them as
+    they are after it. Without validation images, or with a single point, nothing is measured.
+    """
+    from finetune.training.job import load_tensors, trained_tensors
+
+    end = {
+        name: tensor.detach().to("cpu", copy=True) for name, tensor in trained_tensors(job.backbone).items()
+    }
+    points = []
+    for alpha in sorted(set(alphas)) if len(job.feed.val_labels) and len(set(alphas)) > 1 else ():
+        load_tensors(job.backbone, interpolate(start, end, alpha))
+        points.append(_measure(job, alpha))
+    alpha = choose_point(points).alpha if points else max(alphas)
+    load_tensors(job.backbone, interpolate(start, end, alpha))
+    return alpha, [point.to_dict() for point in points]
+
+
+@torch.no_grad()
+def _measure(job: Job, alpha: float) -> Point:
+    job.backbone.eval()
+    parts = []
+    for inputs, _ in job.feed.validation():
+        with job.engine.autocast():
+            parts.append(job.feed.forward(inputs).float().cpu())
+    logits, labels = torch.cat(parts).numpy().astype(np.float64), job.feed.val_labels.numpy()
+    _, losses = fit_temperature(logits, labels)
+    return Point(alpha, float(losses.mean()), float((logits.argmax(1) == labels).mean()))

@@ -1,0 +1,156 @@
+"""The safety net: interpolation, the choice of the point, and what a run makes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.errors import Interrupted, RunError
+from finetune.strategy.plan import ProbePhase
+from finetune.training.blend import Point, choose_point, interpolate
+from finetune.training.execute import execute
+
+PROBE = ProbePhase(candidates=((4,),), folds=2)
+ALPHAS = (0.0, 0.5, 1.0)
+
+
+def run(
+    tiny: Any, folder: Path, *phases: Any, resume: bool = False, seed: int = 5
+) -> tuple[Any, dict[str, Any]]:
+    plan = tiny.plan(*phases)
+    backbone = execute(plan, tiny.backbone(seed=seed), tiny.bundle(), tiny.recipe(), folder, resume=resume)
+    return backbone, json.loads((folder / "training.json").read_text())["phases"]
+
+
+def test_interpolate_is_a_straight_line_and_counters_jump() -> None:
+    start = {"w": torch.tensor([0.0, 2.0]), "n": torch.tensor(3)}
+    end = {"w": torch.tensor([4.0, 0.0]), "n": torch.tensor(9)}
+    quarter = interpolate(start, end, 0.25)
+    assert quarter["w"].tolist() == [1.0, 1.5]
+    assert int(quarter["n"]) == 3
+    assert int(interpolate(start, end, 0.5)["n"]) == 9
+    assert torch.equal(interpolate(start, end, 1.0)["w"], end["w"])
+
+
+def test_the_least_log_loss_wins_and_ties_go_to_the_smaller() -> None:
+    assert choose_point([Point(0.0, 0.7, 0.9), Point(0.5, 0.4, 0.8), Point(1.0, 0.4, 0.9)]).alpha == 0.5
+    assert choose_point([Point(0.0, 0.4, 0.1), Point(1.0, 0.4, 0.9)]).alpha == 0.0
+
+
+def test_training_that_did_harm_is_undone(tiny: Any, tmp_path: Path) -> None:
+    """At this learning rate the tuned network is ruined; what is left is the head that was solved first."""
+    ruin = tiny.phase(train_from=0, lr=3.0, head_lr=3.0, ema=None, keep="last", epochs=1,
+                      batch_norm="frozen")  # fmt: skip
+    alone, _ = run(tiny, tmp_path / "alone", PROBE)
+    blended, facts = run(tiny, tmp_path / "blended", PROBE, ruin.model_copy(update={"blend": ALPHAS}))
+    points = {p["alpha"]: p for p in facts["1"]["blend"]["points"]}
+    assert points[0.0]["log_loss"] < points[1.0]["log_loss"]
+    assert facts["1"]["blend"]["alpha"] == 0.0
+    for name, value in alone.state_dict().items():
+        assert torch.equal(value, blended.state_dict()[name]), name
+
+
+def test_the_figures_are_those_of_the_weights_between(tiny: Any, tmp_path: Path) -> None:
+    tune = tiny.phase(keep="last", blend=(0.5,))
+    plain, _ = run(tiny, tmp_path / "plain", PROBE, tune.model_copy(update={"blend": ()}))
+    start, _ = run(tiny, tmp_path / "start", PROBE)
+    half, facts = run(tiny, tmp_path / "half", PROBE, tune)
+    assert facts["1"]["blend"] == {"alpha": 0.5, "points": []}
+    for name, value in half.state_dict().items():
+        if value.is_floating_point():
+            middle = (start.state_dict()[name] + plain.state_dict()[name]) / 2
+            torch.testing.assert_close(value, middle, rtol=1e-5, atol=1e-6)
+
+
+def test_measured_points_agree_with_a_fresh_evaluation(tiny: Any, tmp_path: Path) -> None:
+    tune = tiny.phase(keep="last", blend=ALPHAS)
+    backbone, facts = run(tiny, tmp_path / "run", PROBE, tune)
+    chosen = facts["1"]["blend"]
+    row = next(p for p in chosen["points"] if p["alpha"] == chosen["alpha"])
+    val = tiny.bundle().val
+    pixels = np.stack(
+        [np.asarray(val.load(i).resize((backbone.preprocessing.size,) * 2)) for i in range(len(val))]
+    )
+    x = backbone.preprocessing.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    with torch.no_grad():
+        accuracy = float((backbone(x).argmax(1).numpy() == val.labels).mean())
+    assert row["accuracy"] == pytest.approx(accuracy, abs=1 / len(val) + 1e-9)
+
+
+def test_refit_begins_at_the_pretrained_weights_and_takes_the_earlier_point(
+    tiny: Any, tmp_path: Path
+) -> None:
+    tune = tiny.phase(keep="last", blend=ALPHAS)
+    both = {"fit_on": "train+val"}
+    refit = (PROBE.model_copy(update={**both, "restart": True}),
+             tune.model_copy(update={**both, "blend": "earlier"}))  # fmt: skip
+    backbone, facts = run(tiny, tmp_path / "refit", PROBE, tune, *refit)
+    assert facts["3"]["blend"] == {"alpha": facts["1"]["blend"]["alpha"], "points": []}
+    # The frozen stages are the pretrained ones, and the trained ones did not begin where phase 1 ended.
+    fresh = tiny.backbone(seed=5)
+    for name, value in fresh.stage_parameters(0):
+        assert torch.equal(value, dict(backbone.named_parameters())[name])
+    assert facts["2"]["candidates"] != facts["0"]["candidates"]  # 45 images, not 33
+
+
+@pytest.mark.parametrize("at", [3, 11])
+def test_a_resumed_phase_blends_with_the_same_start(tiny: Any, tmp_path: Path, at: int) -> None:
+    tune = tiny.phase(keep="last", blend=ALPHAS, epochs=3)
+    plan = tiny.plan(PROBE, tune)
+    whole = execute(plan, tiny.backbone(), tiny.bundle(), tiny.recipe(save_every=2), tmp_path / "whole")
+    from finetune.training.job import Job
+
+    step, take = 0, Job.after_step
+
+    def stop(self: Job, batches: int) -> None:
+        nonlocal step
+        step += 1
+        if step == at:
+            self.desk.stop.requested = True
+        take(self, batches)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Job, "after_step", stop)
+        with pytest.raises(Interrupted):
+            execute(plan, tiny.backbone(), tiny.bundle(), tiny.recipe(save_every=2), tmp_path / "parts")
+    resumed = execute(
+        plan, tiny.backbone(), tiny.bundle(), tiny.recipe(save_every=2), tmp_path / "parts", resume=True
+    )
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert not list((tmp_path / "parts" / "checkpoints").glob("start-*"))
+
+
+def test_lost_start_weights_are_one_message(tiny: Any, tmp_path: Path) -> None:
+    tune = tiny.phase(keep="last", blend=ALPHAS, epochs=3)
+    from finetune.training.job import Job
+
+    take = Job.after_step
+
+    def stop(self: Job, batches: int) -> None:
+        self.desk.stop.requested = True
+        take(self, batches)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Job, "after_step", stop)
+        with pytest.raises(Interrupted):
+            run(tiny, tmp_path, PROBE, tune)
+    (tmp_path / "checkpoints" / "start-1.pt").unlink()
+    with pytest.raises(RunError, match=r"start-1.pt is missing, so the run cannot go on. Start a new one"):
+        run(tiny, tmp_path, PROBE, tune, resume=True)
+
+
+def test_norms_and_biases_alone_move(tiny: Any, tmp_path: Path) -> None:
+    tune = tiny.phase(train_from=0, trains="norms-biases", keep="last", lr=0.1, batch_norm="frozen")
+    backbone, facts = run(tiny, tmp_path, PROBE, tune)
+    before = dict(tiny.backbone(seed=5).named_parameters())
+    moved = {n for n, p in backbone.named_parameters() if n in before and not torch.equal(p, before[n])}
+    body = {n for n in before if n.startswith("model.")}
+    assert moved & body == {n for n in body if before[n].ndim <= 1}
+    vectors = sum(before[n].numel() for n in body if before[n].ndim <= 1)
+    assert facts["1"]["trained_parameters"] == vectors + sum(p.numel() for _, p in backbone.head_parameters())
