@@ -136,12 +136,15 @@ class RunFolder:
         """The phase and epoch whose weights the run kept; None where nothing was trained by gradient steps.
 
         Epochs count from 1; 0 is the head of an earlier phase, which training did not beat on validation.
+        ``blend`` is there where a safety net was: 0 is the head of the earlier phase, 1 the tuned network.
         """
         phases = self.read_json("training.json").get("phases", {})
         trained = [phases[key] for key in sorted(phases, key=int) if "best" in phases[key]]
         if not trained:
             return None
-        return {"phase": trained[-1]["name"], "epoch": trained[-1]["best"]["epoch"]}
+        last = trained[-1]
+        found = {"phase": last["name"], "epoch": last["best"]["epoch"]}
+        return {**found, "blend": last["blend"]["alpha"]} if "blend" in last else found
 
     @property
     def model(self) -> Path:

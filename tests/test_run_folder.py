@@ -25,6 +25,9 @@ def test_the_epoch_that_was_kept(tmp_path: Path) -> None:
     assert folder.kept() == {"phase": "last stage", "epoch": 3}
     folder.write_json("training.json", {"phases": {"10": trained(0), "2": trained(4)}})
     assert folder.kept() == {"phase": "last stage", "epoch": 0}
+    blended = {**trained(7), "blend": {"alpha": 0.5, "points": []}}
+    folder.write_json("training.json", {"phases": {"0": PROBE, "1": blended}})
+    assert folder.kept() == {"phase": "last stage", "epoch": 7, "blend": 0.5}
 
 
 def test_a_head_that_training_did_not_beat_is_told(
@@ -36,6 +39,8 @@ def test_a_head_that_training_did_not_beat_is_told(
         (None, False),
         ({"phase": "p", "epoch": 2}, False),
         ({"phase": "p", "epoch": 0}, True),
+        ({"phase": "p", "epoch": 9, "blend": 0.25}, False),
+        ({"phase": "p", "epoch": 9, "blend": 0.0}, True),
     ):
         Story(quiet=True).ending(tmp_path, {**result, "kept": kept})
         assert (sentence in " ".join(capsys.readouterr().out.split())) is told

@@ -104,7 +104,8 @@ class Story(Listener):
             f"parameters trained, {screen.duration(result['seconds'])} in all."
         )
         screen.say()
-        if (result.get("kept") or {}).get("epoch") == 0:
+        kept = result.get("kept") or {}
+        if kept.get("epoch") == 0 or kept.get("blend") == 0:
             screen.say("Training did not beat the linear head on validation; the head is kept.")
         screen.say(cost)
         screen.say_long(f"Everything is in {path}")

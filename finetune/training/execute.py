@@ -213,6 +213,10 @@ class _Work:
         saved: tuple[dict[str, Any], Best | None] | None,
     ) -> None:
         """Train by gradient steps."""
+        if phase.blend == "earlier" and self._alphas(index, phase) == (0.0,):
+            self.listener.on_message("Validation chose the head alone before: nothing to train.")
+            facts.update(best={"epoch": 0}, blend={"alpha": 0.0, "points": []})
+            return
         backbone, seed = self.backbone, self.recipe.seed
         backbone.freeze_below(phase.train_from)
         if phase.trains == "norms-biases":

@@ -98,6 +98,19 @@ def test_refit_begins_at_the_pretrained_weights_and_takes_the_earlier_point(
     assert facts["2"]["candidates"] != facts["0"]["candidates"]  # 45 images, not 33
 
 
+def test_a_refit_of_the_head_alone_trains_nothing(tiny: Any, tmp_path: Path) -> None:
+    ruin = tiny.phase(train_from=0, lr=3.0, head_lr=3.0, ema=None, keep="last", epochs=1, batch_norm="frozen",
+                      blend=(0.0, 1.0))  # fmt: skip
+    both = {"fit_on": "train+val"}
+    head_again = PROBE.model_copy(update={**both, "restart": True})
+    refit = ruin.model_copy(update={**both, "blend": "earlier"})
+    twice, facts = run(tiny, tmp_path / "twice", PROBE, ruin, head_again, refit)
+    alone, _ = run(tiny, tmp_path / "alone", PROBE.model_copy(update=both))
+    assert facts["3"]["best"] == {"epoch": 0}
+    for name, value in alone.state_dict().items():
+        assert torch.equal(value, twice.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("at", [3, 11])
 def test_a_resumed_phase_blends_with_the_same_start(tiny: Any, tmp_path: Path, at: int) -> None:
     tune = tiny.phase(keep="last", blend=ALPHAS, epochs=3)
