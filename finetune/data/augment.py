@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,12 +24,20 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]
 
+FAMILIES = ("flip", "crop", "colour", "rotation")
+"""What a policy may be told to leave out, because the labels mind it: left-right flips; crops of a part of
+the image; changes of colour and brightness; rotations and shears."""
+
 
 class Augmentation(ABC):
     """RGB image -> uint8 pixels of the network's input size. The same generator gives the same pixels."""
 
-    def __init__(self, prep: Preprocessing, flip: bool = True) -> None:
-        self.prep, self.flip = prep, flip
+    families: ClassVar[tuple[str, ...]] = ()
+    """Those of FAMILIES that the policy makes use of."""
+
+    def __init__(self, prep: Preprocessing, flip: bool = True, avoid: Collection[str] = ()) -> None:
+        self.prep, self.avoid = prep, frozenset(avoid)
+        self.flip = flip and "flip" not in self.avoid
 
     @abstractmethod
     def original(self, image: Image.Image) -> Image.Image:
@@ -38,6 +46,11 @@ class Augmentation(ABC):
     @abstractmethod
     def pixels(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
         """(S, S, 3) uint8 from an image that went through ``original``."""
+
+    def alone(self, family: str, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        """(S, S, 3) uint8: any RGB image changed by one of ``families`` and nothing else, at a strength that
+        the policy uses often: where it draws from a wide range, up to the middle of it."""
+        raise KeyError(family)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
         """(3, S, S) uint8 from any RGB image."""
@@ -64,8 +77,11 @@ class _Cropped(Augmentation):
     """Share of the image's area that the crop covers."""
     ratio: ClassVar[tuple[float, float]]
     """Width over height of the crop, before it is made square."""
+    families = ("flip", "crop")
 
     def original(self, image: Image.Image) -> Image.Image:
+        if "crop" in self.avoid:
+            return self.whole(image)
         # The smallest crop of a larger image would still have more pixels than the network's input.
         short = math.ceil(self.prep.size / math.sqrt(self.scale[0]))
         if min(image.size) <= short:
@@ -73,16 +89,31 @@ class _Cropped(Augmentation):
         return resize(image, short_side_size(image.size, short), self.prep.interpolation)
 
     def pixels(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        side = self.prep.size
-        box = crop_box(image.size, self.scale, self.ratio, rng)
-        small = image.resize((side, side), pil_filter(self.prep.interpolation), box=box)
+        small = image if "crop" in self.avoid else self.crop(image, rng)
         if self.flip and rng.random() < 0.5:
             small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return self.finish(small, rng)
 
+    def crop(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """A part of the image as the network's input."""
+        side = self.prep.size
+        box = crop_box(image.size, self.scale, self.ratio, rng)
+        return image.resize((side, side), pil_filter(self.prep.interpolation), box=box)
+
+    def whole(self, image: Image.Image) -> Image.Image:
+        """The evaluation image."""
+        return Image.fromarray(evaluate_pixels(image, self.prep))
+
     def finish(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
         """(S, S, 3) uint8 from the cropped image."""
         return np.asarray(image)
+
+    def alone(self, family: str, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        if family == "flip":
+            return np.asarray(self.whole(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        if family == "crop":
+            return np.asarray(self.crop(image, rng))
+        return super().alone(family, image, rng)
 
 
 class Light(_Cropped):
@@ -95,34 +126,45 @@ class Standard(_Cropped):
     """The usual recipe for finetuning, with the crops of timm's and mild colour jitter."""
 
     scale, ratio = (0.35, 1.0), (3 / 4, 4 / 3)
+    families = ("flip", "crop", "colour")
     strength: ClassVar[float] = 0.2
     """Brightness, contrast and saturation are multiplied by a factor in 1 +- strength, in random order."""
 
     def finish(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        import torchvision.transforms.v2.functional as F
+        return np.asarray(image if "colour" in self.avoid else jitter(image, self.strength, rng))
 
-        changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
-        factors = rng.uniform(1 - self.strength, 1 + self.strength, size=3)
-        for which in rng.permutation(3):
-            image = changes[which](image, float(factors[which]))
-        return np.asarray(image)
+    def alone(self, family: str, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        if family == "colour":
+            return np.asarray(jitter(self.whole(image), self.strength, rng))
+        return super().alone(family, image, rng)
 
 
 class Strong(_Cropped):
     """For much data or long training: TrivialAugment Wide (https://arxiv.org/abs/2103.10158) and erasing."""
 
     scale, ratio = (0.25, 1.0), (3 / 4, 4 / 3)
+    families = FAMILIES
     erase: ClassVar[float] = 0.25
     """Probability that a rectangle of 2-20% of the area is filled with the mean colour."""
 
     def finish(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
         colour = tuple(round(255 * v) for v in self.prep.mean)
-        made = np.asarray(trivial_augment(image, rng, colour))
+        made = np.asarray(trivial_augment(image, rng, colour, operations(self.avoid)))
         if rng.random() < self.erase:
             left, top, right, bottom = crop_box(image.size, (0.02, 0.2), (0.3, 3.3), rng)
             made = made.copy()
             made[top:bottom, left:right] = colour
         return made
+
+    def alone(self, family: str, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        if family not in OPERATIONS_OF:
+            return super().alone(family, image, rng)
+        names = OPERATIONS_OF[family]
+        fill = [round(255 * v) for v in self.prep.mean]
+        level, sign = rng.uniform(0, 0.5), 1.0 if rng.random() < 0.5 else -1.0
+        return np.asarray(
+            _OPERATIONS[names[int(rng.integers(len(names)))]](self.whole(image), level, sign, fill)
+        )
 
 
 def crop_box(
@@ -146,12 +188,27 @@ def crop_box(
     return left, top, left + w, top + h
 
 
-def trivial_augment(image: Image.Image, rng: np.random.Generator, fill: Sequence[int]) -> Image.Image:
+def jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    """Brightness, contrast and saturation times a factor in 1 +- ``strength`` each, in random order."""
+    import torchvision.transforms.v2.functional as F
+
+    changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
+    factors = rng.uniform(1 - strength, 1 + strength, size=3)
+    for which in rng.permutation(3):
+        image = changes[which](image, float(factors[which]))
+    return image
+
+
+def trivial_augment(
+    image: Image.Image, rng: np.random.Generator, fill: Sequence[int], names: Sequence[str] | None = None
+) -> Image.Image:
     """One of fourteen operations at a random one of 31 strengths: torchvision's TrivialAugmentWide.
 
-    Shifts are up to 1/7 of the side, which is the paper's 32 pixels at 224.
+    Shifts are up to 1/7 of the side, which is the paper's 32 pixels at 224. ``names``: the operations to
+    draw from; default: all.
     """
-    name = _NAMES[int(rng.integers(len(_NAMES)))]
+    names = _NAMES if names is None else names
+    name = names[int(rng.integers(len(names)))]
     level = int(rng.integers(31)) / 30
     sign = 1.0 if rng.random() < 0.5 else -1.0
     made: Image.Image = _OPERATIONS[name](image, level, sign, list(fill))
@@ -205,6 +262,22 @@ _OPERATIONS: dict[str, Callable[[Image.Image, float, float, list[int]], Any]] = 
     "equalize": lambda image, level, sign, fill: _functional("equalize", image),
 }
 _NAMES = tuple(_OPERATIONS)
+
+OPERATIONS_OF: dict[str, tuple[str, ...]] = {
+    "colour": ("brightness", "color", "contrast", "posterize", "solarize", "autocontrast", "equalize"),
+    "rotation": ("shear_x", "shear_y", "rotate"),
+}
+"""Family -> the operations of TrivialAugment that belong to it."""
+
+
+def operations(avoid: Collection[str]) -> tuple[str, ...]:
+    """The operations of TrivialAugment that are left where some families are avoided; never none.
+
+    >>> operations(["colour", "rotation"])
+    ('identity', 'translate_x', 'translate_y', 'sharpness')
+    """
+    banned = {name for family in avoid for name in OPERATIONS_OF.get(family, ())}
+    return tuple(name for name in _NAMES if name not in banned)
 
 
 def flip_safe(classes: Sequence[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -75,6 +75,7 @@ class TrainBatches:
         seed: of order and augmentation.
         threads: that decode and augment, one batch ahead.
         flip: allow left-right flips; None asks the class names (``flip_safe``).
+        avoid: families of augmentation (``FAMILIES``) that the policy leaves out.
         memory: bytes for originals; None is a quarter of what is free, at most 8 GiB.
 
     Raises:
@@ -92,12 +93,15 @@ class TrainBatches:
         threads: int = 1,
         *,
         flip: bool | None = None,
+        avoid: Collection[str] = (),
         memory: int | None = None,
     ) -> None:
         self.images, self.prep, self.batch_size, self.seed = images, prep, batch_size, seed
         self.threads = max(1, threads)
         self.flip = flip_safe(images.classes) if flip is None else flip
-        self.augmentation: Augmentation = AUGMENTATIONS.get(policy)(prep, self.flip)
+        kind = AUGMENTATIONS.get(policy)
+        # A policy from elsewhere that knows no families need not know the argument either.
+        self.augmentation: Augmentation = kind(prep, self.flip, avoid) if avoid else kind(prep, self.flip)
         self._labels = torch.from_numpy(np.ascontiguousarray(images.labels, dtype=np.int64))
         self._kept: dict[int, Image.Image] = {}
         self._free = budget(8192 * MEBI, 1 / 4) if memory is None else memory

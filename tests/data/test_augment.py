@@ -140,3 +140,55 @@ def test_flip_safe() -> None:
     assert not flip_safe(["A", "B", "ñ"])
     assert not flip_safe(["Turn Left", "stop"])
     assert not flip_safe(["arrow-right", "stop"])
+
+
+# --- families that are left out ------------------------------------------------------------------------
+
+
+def test_flip_and_crop_are_left_out() -> None:
+    ramp = Image.fromarray(np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[None, :, None], 64, 0).repeat(3, 2))
+    still = AUGMENTATIONS.get("light")(PREP, avoid=("flip", "crop"))
+    evaluated = evaluate_image(ramp, PREP)
+    assert all(torch.equal(still(ramp, rng(seed)), evaluated) for seed in range(5))
+    mirrored = AUGMENTATIONS.get("light")(PREP, avoid=("crop",))
+    seen = {bytes(mirrored(ramp, rng(seed)).numpy().tobytes()) for seed in range(20)}
+    assert seen == {evaluated.numpy().tobytes(), evaluated.flip(2).contiguous().numpy().tobytes()}
+
+
+@pytest.mark.parametrize("name", ["standard", "strong"])
+def test_colours_stay_where_they_are_to_be_left_alone(name: str) -> None:
+    red = Image.new("RGB", (50, 50), (200, 10, 30))
+    policy = AUGMENTATIONS.get(name)(PREP, avoid=("colour",))
+    fill = {(200, 10, 30), tuple(round(255 * v) for v in PREP.mean)}
+    for seed in range(40):
+        made = policy(red, rng(seed)).flatten(1).T.unique(dim=0).tolist()
+        assert {tuple(c) for c in made} <= fill, seed
+
+
+def test_rotations_are_left_out_of_strong(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    operations = {
+        key: (lambda image, level, sign, fill, key=key: (drawn.append(key), image)[1])
+        for key in module._NAMES
+    }
+    monkeypatch.setattr(module, "_OPERATIONS", operations)
+    policy = AUGMENTATIONS.get("strong")(PREP, avoid=("rotation",))
+    for seed in range(200):
+        policy(picture(1, (40, 40)), rng(seed))
+    assert set(drawn) == set(module._NAMES) - {"rotate", "shear_x", "shear_y"}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS.names())
+def test_one_family_alone(name: str) -> None:
+    policy, image = AUGMENTATIONS.get(name)(PREP), picture(5, (60, 50))
+    plain = evaluate_image(image, PREP).permute(1, 2, 0).numpy()
+    for family in policy.families:
+        made = [policy.alone(family, image, rng(seed)) for seed in range(6)]
+        assert all(m.shape == (32, 32, 3) and m.dtype == np.uint8 for m in made)
+        assert any((m != plain).any() for m in made), family
+        assert np.array_equal(policy.alone(family, image, rng(3)), made[3])
+    if "flip" in policy.families:
+        assert np.array_equal(policy.alone("flip", image, rng()), plain[:, ::-1])
+    for family in set(module.FAMILIES) - set(policy.families):
+        with pytest.raises(KeyError, match=family):
+            policy.alone(family, image, rng())
