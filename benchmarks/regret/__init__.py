@@ -1,0 +1,13 @@
+"""Which strategy is right for which data: every strategy on every data set at every size, and the regret of choosing.
+
+`run` measures rows (resumable, cell by cell), `report` turns them into the tables and figures of docs/regret.md.
+
+    cases      data sets, sizes, families of relatives        dials     targets made from one data set
+    arms       the strategies that compete, as plans          published rivals' schedules from their publications
+    order      what is measured first                         ledger    the CSV and the evidence beside it
+    measure    one cell                                       runner    all cells, until the time is up
+    results    rows -> trials, learning rates chosen          rivals    rules that choose an arm from a trial
+    calibrate  thresholds, judged on families left out        ablations the selector without a part of its evidence
+    summary    regret and its uncertainty                     logme     a transferability score, from its paper
+    report     Markdown                                       figures   PNG
+"""

@@ -1,0 +1,9 @@
+"""Lets the tests of this folder import ``planted``, and the benchmarks of the checkout, however pytest is started."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
