@@ -46,8 +46,12 @@ class ProbeRecipe(_Section):
 
     folds: int = Field(5, ge=2, le=20)
     """Cross-validation folds for the L2 strength."""
-    solver: Literal["logistic", "ridge"] = "logistic"
-    """Multinomial logistic regression by L-BFGS, or ridge regression in closed form."""
+    solver: Literal["auto", "logistic", "ridge", "lda", "centroid"] = "auto"
+    """Multinomial logistic regression, ridge regression, shrunk LDA or nearest centroid; auto: logistic, but
+    below a median of 5 images a class the simplest that is as good as the best by held-out log-loss."""
+    combine: Literal["auto", "pick", "average"] = "auto"
+    """Where several heads are within one standard error of the best: one of them, or the mean of all; auto: the
+    mean below a median of 10 images a class."""
     cache: bool = True
     """Keep features on disk, keyed by image bytes, weights and preprocessing."""
 

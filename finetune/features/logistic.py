@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import StrategyError, must
+from finetune.features.finite import require_finite
 from finetune.features.lbfgs import Problem, polish, solve
 
 DEFAULT_LAMBDAS: tuple[float, ...] = tuple(float(10.0**e) for e in np.arange(1.0, -6.01, -0.5))
@@ -141,6 +142,12 @@ def stratified_folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 def check_problem(x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
     """Raise StrategyError where no linear head can be fitted: shapes, classes, NaN."""
+    check_shape(x, y, num_classes)
+    require_finite([x])
+
+
+def check_shape(x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
+    """Raise StrategyError where features and labels do not go together, or there is nothing to tell apart."""
     if x.ndim != 2 or len(x) != len(y):
         raise StrategyError(
             must("features", "an (N, D) array with one row a label", f"{x.shape} and {len(y)} labels")
@@ -153,16 +160,6 @@ def check_problem(x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
         raise StrategyError(must("the training split", "at least one image", 0))
     if int(y.min()) < 0 or int(y.max()) >= num_classes:
         raise StrategyError(must("labels", f"in 0..{num_classes - 1}", f"{int(y.min())}..{int(y.max())}"))
-    if not np.isfinite(x).all():
-        bad = int((~np.isfinite(x)).any(axis=1).sum())
-        raise StrategyError(
-            must(
-                "features",
-                "finite",
-                f"NaN or infinity in {bad} of {len(x)} images",
-                "The backbone's weights or its precision are broken; try another backbone.",
-            )
-        )
 
 
 def _search(

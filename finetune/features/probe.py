@@ -1,4 +1,4 @@
-"""Carry out a ProbePhase: choose the stages, choose lambda, give a head that sits on the raw taps."""
+"""Carry out a ProbePhase: choose the stages and the kind of head, give one head that sits on the raw taps."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from finetune.errors import StrategyError, must
-from finetune.features.logistic import check_problem, fit_logistic_cv
-from finetune.features.ridge import fit_ridge, fit_temperature
+from finetune.features.choice import AVERAGE, FEW, median_per_class, tied
+from finetune.features.combine import average_heads, average_log_probabilities
+from finetune.features.finite import require_finite
+from finetune.features.heads import HEADS, fit_head
+from finetune.features.logistic import check_shape
 from finetune.features.scaling import Standardiser
 
 
@@ -22,6 +25,8 @@ class ProbeSettings(Protocol):
     @property
     def solver(self) -> str: ...
     @property
+    def combine(self) -> str: ...
+    @property
     def lambdas(self) -> tuple[float, ...]: ...
     @property
     def folds(self) -> int: ...
@@ -29,26 +34,53 @@ class ProbeSettings(Protocol):
 
 @dataclass(frozen=True)
 class CandidateScore:
-    """Held-out figures of one set of stages at its best lambda."""
+    """Held-out figures of one head on one set of stages, at its best lambda."""
 
     taps: tuple[int, ...]
-    lambda_: float
+    solver: str
+    lambda_: float | None
+    """L2 strength of ridge and logistic, shrinkage of lda, None for the others."""
     log_loss: float
-    """Nats; infinite where nothing could be held out."""
+    """Nats; infinite where nothing could be held out, or where the stages carry nothing."""
     log_loss_se: float
     accuracy: float
     """Share in [0, 1]; NaN where nothing could be held out."""
     accuracy_se: float
 
+    @classmethod
+    def of(
+        cls, taps: tuple[int, ...], solver: str, lambda_: float | None, held_out: np.ndarray, y: np.ndarray
+    ) -> CandidateScore:
+        """From held-out log-probabilities (N, K); rows of NaN were never held out."""
+        seen = np.flatnonzero(~np.isnan(held_out).any(axis=1))
+        n = len(seen)
+        if n == 0:
+            return cls(taps, solver, lambda_, float("inf"), 0.0, float("nan"), 0.0)
+        losses = -held_out[seen, y[seen]].astype(np.float64)
+        accuracy = float((held_out[seen].argmax(axis=1) == y[seen]).mean())
+        return cls(
+            taps,
+            solver,
+            lambda_,
+            float(losses.mean()),
+            float(losses.std() / n**0.5),
+            accuracy,
+            float(np.sqrt(max(accuracy * (1 - accuracy), 0.25 / n) / n)),
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "taps": list(self.taps),
-            "lambda": self.lambda_,
+        """Plain values for JSON; null where nothing could be held out."""
+        figures = {
             "log_loss": self.log_loss,
             "log_loss_se": self.log_loss_se,
             "accuracy": self.accuracy,
             "accuracy_se": self.accuracy_se,
+        }
+        return {
+            "taps": list(self.taps),
+            "solver": self.solver,
+            "lambda": self.lambda_,
+            **{key: value if np.isfinite(value) else None for key, value in figures.items()},
         }
 
 
@@ -62,15 +94,24 @@ class ProbeResult:
     """(K,) float32."""
     taps: tuple[int, ...]
     """Stages that feed the head, in the order of the columns of ``weight``."""
-    lambda_: float
-    solver: str
+    chosen: CandidateScore
+    """The held-out figures of the head that was taken."""
+    rule: str
+    """Why this head, in words."""
     cv: tuple[CandidateScore, ...] = field(default=())
-    """One line a candidate, in the phase's order."""
+    """Every head that was tried, by the phase's candidates, simpler heads first."""
+    members: tuple[CandidateScore, ...] = field(default=())
+    """The heads whose mean this is; empty where one was taken."""
 
     @property
-    def chosen(self) -> CandidateScore:
-        """The held-out figures of the head that was taken."""
-        return next(score for score in self.cv if score.taps == self.taps)
+    def solver(self) -> str:
+        """The kind of head, or ``average``."""
+        return self.chosen.solver
+
+    @property
+    def lambda_(self) -> float | None:
+        """The chosen head's strength; None where it has none."""
+        return self.chosen.lambda_
 
     def logits(self, taps: Sequence[np.ndarray]) -> np.ndarray:
         """(N, K) from the pooled taps of every stage, (N, C_i) each."""
@@ -78,15 +119,99 @@ class ProbeResult:
         result: np.ndarray = joined @ self.weight.T + self.bias
         return result
 
+    def story(self) -> str:
+        """One line for the reader: what was taken, why, and what else was tried."""
+        taken = f"mean of {_listed(self.members)}" if self.members else _listed([self.chosen])
+        tried = [score for score in self.cv if np.isfinite(score.log_loss)]
+        if len(tried) < 2:
+            return f"Head: {taken} ({self.rule})."
+        shown = sorted(tried, key=lambda score: score.log_loss)
+        rest = f" and {len(shown) - 6} more" if len(shown) > 6 else ""
+        table = ", ".join(f"{_label(score)} {score.log_loss:.2f}" for score in shown[:6])
+        return f"Head: {taken} ({self.rule}). Held-out log-loss: {table}{rest}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """What training.json keeps."""
+        return {
+            "taps": list(self.taps),
+            "lambda": self.lambda_,
+            "solver": self.solver,
+            "rule": self.rule,
+            "held_out": self.chosen.to_dict(),
+            "members": [score.to_dict() for score in self.members],
+            "candidates": [score.to_dict() for score in self.cv],
+        }
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """One candidate: the head folded back on the raw taps, and what it said of images it had not seen."""
+
+    score: CandidateScore
+    weight: np.ndarray
+    bias: np.ndarray
+    held_out: np.ndarray
+    losses: np.ndarray
+    """(N,), NaN where never held out."""
+
 
 def fit_probe(
     phase: ProbeSettings, features: Sequence[np.ndarray], labels: np.ndarray, num_classes: int, seed: int = 0
 ) -> ProbeResult:
-    """Solve the head for every candidate set of stages and keep the one of least cross-validated log-loss.
+    """Solve the heads that the phase allows and keep the best, or the mean of those that are tied.
 
-    features: the pooled taps of every stage, (N, C_i) float32 each; labels: (N,) int. Ties go to the earlier
-    candidate. Standardisation is fitted on these images and folded into the head. Raises StrategyError.
+    features: the pooled taps of every stage, (N, C_i) float32 each; labels: (N,) int. Standardisation is fitted on
+    these images and folded into the head.
+
+    ``solver`` auto: logistic regression from a median of 5 images a class on; with fewer, for each set of stages the
+    simplest head within one standard error of the least held-out log-loss (choice.py). Among the sets the least
+    log-loss is taken, ties to the earlier one. ``combine``: average takes the mean of all heads within one
+    standard error of the best instead, auto does so below a median of 10 images a class, pick never does.
+
+    Sets of stages whose features are the same for all images are passed over. Raises StrategyError.
     """
+    _check(phase, features, labels, num_classes)
+    median = median_per_class(labels)
+    kinds, rule = _kinds(phase.solver, labels, median)
+    averaging = phase.combine == "average" or (phase.combine == "auto" and median < AVERAGE)
+    table: list[_Solved] = []
+    winners: list[_Solved] = []
+    for candidate in dict.fromkeys(phase.candidates):
+        blocks = [features[i] for i in candidate]
+        standardiser = Standardiser.fit(blocks)
+        if not standardiser.scale.any():
+            continue
+        x = standardiser.transform(blocks)
+        heads = [
+            _solve(kind, phase, candidate, standardiser, x, labels, num_classes, seed, averaging)
+            for kind in kinds
+        ]
+        table += heads
+        winners.append(heads[tied([head.losses for head in heads])[0]])
+    if not table:
+        raise StrategyError(
+            must(
+                f"features of stages {sorted({i for c in phase.candidates for i in c})}",
+                "different between images",
+                "the same for all",
+                "Are all images equal, or are the backbone's weights broken?",
+            )
+        )
+    cv = tuple(head.score for head in table)
+    if averaging:
+        even = [table[i] for i in tied([head.losses for head in table])]
+        if len(even) > 1:
+            return _mean(even, cv, [tap.shape[1] for tap in features], labels)
+    best = winners[0]
+    for head in winners[1:]:
+        if head.score.log_loss < best.score.log_loss - 1e-6:
+            best = head
+    return ProbeResult(best.weight, best.bias, best.score.taps, best.score, rule, cv)
+
+
+def _check(
+    phase: ProbeSettings, features: Sequence[np.ndarray], labels: np.ndarray, num_classes: int
+) -> None:
     if not phase.candidates:
         raise StrategyError(must("probe candidates", "at least one set of stages", "none"))
     for candidate in phase.candidates:
@@ -94,53 +219,70 @@ def fit_probe(
             raise StrategyError(
                 must("a probe candidate", f"stage numbers in 0..{len(features) - 1}", candidate)
             )
-    scores: list[CandidateScore] = []
-    best: ProbeResult | None = None
-    for candidate in phase.candidates:
-        blocks = [features[i] for i in candidate]
-        check_problem(np.concatenate(blocks, axis=1), labels, num_classes)
-        standardiser = Standardiser.fit(blocks)
-        x = standardiser.transform(blocks)
-        if not standardiser.scale.any():
-            raise StrategyError(
-                must(
-                    f"features of stages {list(candidate)}",
-                    "different between images",
-                    "the same for all",
-                    "Are all images equal, or are the backbone's weights broken?",
-                )
+    if phase.combine not in ("pick", "average", "auto"):
+        raise StrategyError(must("probe.combine", "pick, average or auto", repr(phase.combine)))
+    for tap in features:
+        check_shape(tap, labels, num_classes)
+    require_finite(features)
+    seen = len(np.unique(labels))
+    if seen < 2:
+        raise StrategyError(
+            must(
+                "the training split",
+                "images of at least 2 classes",
+                f"{len(labels)} of one class",
+                "Add images of another class.",
             )
-        head, score = _solve(phase, candidate, x, labels, num_classes, seed)
-        scores.append(score)
-        if best is None or score.log_loss < best.chosen.log_loss - 1e-6:
-            weight, bias = standardiser.fold(*head)
-            best = ProbeResult(weight, bias, candidate, score.lambda_, phase.solver, (score,))
-    assert best is not None
-    return ProbeResult(best.weight, best.bias, best.taps, best.lambda_, best.solver, tuple(scores))
+        )
+
+
+def _kinds(solver: str, labels: np.ndarray, median: float) -> tuple[tuple[str, ...], str]:
+    """The heads to be tried, simple to flexible, and the rule in words."""
+    if solver != "auto":
+        return (solver,), "probe.solver asks for it"
+    if np.bincount(labels).max() < 2:
+        return ("centroid",), "with one image a class none can be held out: the simplest"
+    few = f"median of {median:g} images a class"
+    if median >= FEW:
+        return ("logistic",), f"{few}, at least {FEW:g}"
+    return HEADS, f"{few}, under {FEW:g}: the simplest within one standard error of the best"
 
 
 def _solve(
-    phase: ProbeSettings, taps: tuple[int, ...], x: np.ndarray, y: np.ndarray, num_classes: int, seed: int
-) -> tuple[tuple[np.ndarray, np.ndarray], CandidateScore]:
-    if phase.solver == "ridge":
-        ridge = fit_ridge(x, y, num_classes, phase.lambdas)
-        factor, losses = fit_temperature(ridge.loo, y)
-        n, accuracy = len(y), ridge.loo_accuracy(y)
-        score = CandidateScore(
-            taps,
-            ridge.lambda_,
-            float(losses.mean()),
-            float(losses.std() / n**0.5),
-            accuracy,
-            float(np.sqrt(max(accuracy * (1 - accuracy), 0.25 / n) / n)),
-        )
-        return (ridge.weight * np.float32(factor), ridge.bias * np.float32(factor)), score
-    if phase.solver != "logistic":
-        raise StrategyError(must("probe.solver", "logistic or ridge", repr(phase.solver)))
-    fit = fit_logistic_cv(x, y, num_classes, lambdas=phase.lambdas, folds=phase.folds, seed=seed)
-    point = fit.best
-    if point is None:
-        return (fit.weight, fit.bias), CandidateScore(taps, fit.lambda_, float("inf"), 0.0, float("nan"), 0.0)
-    return (fit.weight, fit.bias), CandidateScore(
-        taps, fit.lambda_, point.log_loss, point.log_loss_se, point.accuracy, point.accuracy_se
-    )
+    kind: str, phase: ProbeSettings, taps: tuple[int, ...], standardiser: Standardiser, x: np.ndarray,
+    y: np.ndarray, num_classes: int, seed: int, keep: bool,
+) -> _Solved:  # fmt: skip
+    fit = fit_head(kind, x, y, num_classes, lambdas=phase.lambdas, folds=phase.folds, seed=seed)
+    score = CandidateScore.of(taps, kind, fit.lambda_, fit.held_out, y)
+    losses = -fit.held_out[np.arange(len(y)), y].astype(np.float64)
+    weight, bias = standardiser.fold(fit.weight, fit.bias)
+    return _Solved(score, weight, bias, fit.held_out if keep else fit.held_out[:0], losses)
+
+
+def _mean(
+    heads: Sequence[_Solved], cv: tuple[CandidateScore, ...], widths: Sequence[int], y: np.ndarray
+) -> ProbeResult:
+    """The mean of the tied heads. Its held-out loss is never above the mean of theirs: log-loss is convex."""
+    taps, weight, bias = average_heads([(h.score.taps, h.weight, h.bias) for h in heads], widths)
+    held_out = average_log_probabilities([h.held_out for h in heads])
+    score = CandidateScore.of(taps, "average", None, held_out, y)
+    members = tuple(h.score for h in heads)
+    rule = f"all within one standard error of the best, median of {median_per_class(y):g} images a class"
+    return ProbeResult(weight, bias, taps, score, rule, cv, members)
+
+
+def _label(score: CandidateScore) -> str:
+    return f"{score.solver} {'+'.join(map(str, score.taps))}"
+
+
+def _listed(scores: Sequence[CandidateScore]) -> str:
+    """Heads by kind: ``lda on stage 4, logistic on stages 4 and 3+4``."""
+    sets: dict[str, list[str]] = {}
+    for score in scores:
+        sets.setdefault(score.solver, []).append("+".join(map(str, score.taps)))
+    parts = []
+    for solver, taps in sets.items():
+        noun = "stage" if taps[0].isdigit() and len(taps) == 1 else "stages"
+        joined = taps[0] if len(taps) == 1 else f"{', '.join(taps[:-1])} and {taps[-1]}"
+        parts.append(f"{solver} on {noun} {joined}")
+    return ", ".join(parts)

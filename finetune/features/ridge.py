@@ -75,27 +75,3 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, num_classes: int, lambdas: Sequence[
     weight = (axes @ ((values.sqrt() / (values + n * value))[:, None] * projected)).T  # (K, D)
     bias = share - weight @ mean.double()
     return RidgeFit(weight.float().numpy(), bias.float().numpy(), value, loo.float().numpy(), error)
-
-
-def fit_temperature(scores: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
-    """The factor that turns scores (N, K) into logits of least log-loss, and each sample's loss (N,).
-
-    The loss is convex in the factor; bisection on its derivative over [1e-2, 1e3].
-    """
-    s = torch.as_tensor(scores, dtype=torch.float64)
-    label = torch.as_tensor(y, dtype=torch.int64)[:, None]
-    at_label = s.gather(1, label)[:, 0]
-
-    def slope(factor: float) -> float:
-        return float(((torch.softmax(factor * s, dim=1) * s).sum(dim=1) - at_label).mean())
-
-    low, high = -2.0, 3.0
-    for _ in range(40):
-        middle = 0.5 * (low + high)
-        if slope(10.0**middle) > 0:
-            high = middle
-        else:
-            low = middle
-    factor = 10.0**low
-    losses = torch.logsumexp(factor * s, dim=1) - factor * at_label
-    return float(factor), losses.numpy()

@@ -17,7 +17,11 @@ class Linear(Strategy):
         """One probe phase; validation images help to fit it, for lambda is cross-validated."""
         probe = ctx.recipe.probe
         phase = ProbePhase(
-            candidates=((ctx.last,),), solver=probe.solver, folds=probe.folds, fit_on="train+val"
+            candidates=((ctx.last,),),
+            solver=probe.solver,
+            combine=probe.combine,
+            folds=probe.folds,
+            fit_on="train+val",
         )
         return Plan(
             strategy="linear",

@@ -26,8 +26,12 @@ class ProbePhase(_Frozen):
     name: str = "linear probe"
     candidates: tuple[tuple[int, ...], ...]
     """Sets of stage indices (input to head, 0-based) whose pooled taps feed the head. With several
-    candidates the one with the best cross-validated log-loss is taken; ties go to the first."""
-    solver: Literal["logistic", "ridge"] = "logistic"
+    candidates the one of least held-out log-loss is taken; ties go to the first."""
+    solver: Literal["auto", "logistic", "ridge", "lda", "centroid"] = "auto"
+    """``auto``: logistic from a median of 5 images a class on; with fewer all four are compared."""
+    combine: Literal["auto", "pick", "average"] = "auto"
+    """``average`` takes the mean of all heads within one standard error of the best instead of one;
+    ``auto`` does so below a median of 10 images a class."""
     lambdas: tuple[float, ...] = Field(default=())
     """L2 strengths to try; empty = the solver's own log grid."""
     folds: int = Field(5, ge=2)

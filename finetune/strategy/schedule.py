@@ -73,6 +73,7 @@ def head_phase(ctx: Context) -> ProbePhase:
         name="head first",
         candidates=((ctx.last,),),
         solver=ctx.recipe.probe.solver,
+        combine=ctx.recipe.probe.combine,
         folds=ctx.recipe.probe.folds,
     )
 

@@ -190,11 +190,9 @@ class _Work:
         self.backbone.set_head(torch.from_numpy(result.weight), torch.from_numpy(result.bias), result.taps)
         facts.update(
             trained_parameters=result.weight.size + result.bias.size,
-            taps=list(result.taps),
-            **{"lambda": result.lambda_},
-            solver=result.solver,
-            candidates=[score.to_dict() for score in result.cv],
+            **result.to_dict(),
         )
+        self.listener.on_message(result.story())
 
     def _bundle(self, phase: ProbePhase | GradientPhase) -> DataBundle:
         """The images as the phase divides them: with ``train+val`` nothing is left to validate on."""

@@ -48,7 +48,8 @@ def decided_by_plan(recipe: Recipe) -> list[str]:
     """The keys set in a recipe that have no effect beside a given plan, which decides them itself."""
     keys = ["strategy"] if recipe.strategy != "auto" else []
     keys += [f"train.{key}" for key in sorted(recipe.train.model_fields_set - _OF_THE_EXECUTOR)]
-    return keys + [f"probe.{key}" for key in sorted(recipe.probe.model_fields_set & {"solver", "folds"})]
+    decided = {"solver", "combine", "folds"}
+    return keys + [f"probe.{key}" for key in sorted(recipe.probe.model_fields_set & decided)]
 
 
 def refuse_beside_plan(assignments: Iterable[str]) -> None:

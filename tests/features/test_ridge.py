@@ -7,7 +7,8 @@ import pytest
 
 from finetune.errors import StrategyError
 from finetune.features.knn import knn_accuracy
-from finetune.features.ridge import fit_ridge, fit_temperature
+from finetune.features.ridge import fit_ridge
+from finetune.features.temperature import fit_temperature
 
 
 def problem(n: int, d: int, k: int) -> tuple[np.ndarray, np.ndarray]:
