@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.version import __version__
 
 if TYPE_CHECKING:
-    from finetune.api import Run, open_run, resume, run
+    from finetune.api import Run, advise, open_run, resume, run
     from finetune.classifier import Classifier
     from finetune.errors import FinetuneError
     from finetune.events import Listener
@@ -29,6 +29,7 @@ _HOMES = {
     "Listener": "finetune.events",
     "Recipe": "finetune.recipe",
     "Run": "finetune.api",
+    "advise": "finetune.api",
     "create_backbone": "finetune.zoo.create",
     "open_run": "finetune.api",
     "resume": "finetune.api",
@@ -42,6 +43,7 @@ __all__ = [
     "Recipe",
     "Run",
     "__version__",
+    "advise",
     "create_backbone",
     "open_run",
     "resume",

@@ -1,4 +1,4 @@
-"""Everything the command line does, from Python: run, resume, open_run, and the Run that they return."""
+"""Everything the command line does, from Python: run, advise, resume, open_run, and the Run that they return."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from finetune.evaluation.labelled import Labelled
     from finetune.evaluation.metrics import Scores
     from finetune.evaluation.predict import Prediction
+    from finetune.strategy.decision import Decision
+    from finetune.strategy.plan import Plan
     from finetune.training.plan_file import PlanLike
     from finetune.zoo.backbone import Backbone
 
@@ -59,6 +61,24 @@ def run(
     folder = RunFolder.choose(resolved)
     Pipeline(resolved, folder, data, listener or Listener(), figures, plan).start()
     return Run(folder.path)
+
+
+def advise(
+    recipe: RecipeLike,
+    *overrides: str,
+    data: DataBundle | None = None,
+    listener: Listener | None = None,
+) -> tuple[Plan, Decision]:
+    """Decide only: what ``run`` would do, and why. Nothing is trained and no file written but cached features.
+
+    The plan can be changed (``plan.model_copy``, or as YAML) and given to ``run(..., plan=plan)``. Arguments
+    are those of ``run``; ``listener.on_explanation`` is told the rest: expected accuracies, learning rates,
+    augmentations left out, cost. Raises FinetuneError.
+    """
+    from finetune.advice import advised
+
+    found = advised(as_recipe(recipe, *overrides), data, listener)
+    return found.plan, found.decision
 
 
 def resume(
@@ -193,4 +213,4 @@ class Run:
         return f"Run({str(self.path)!r})"
 
 
-__all__ = ["Run", "as_recipe", "open_run", "resume", "run"]
+__all__ = ["Run", "advise", "as_recipe", "open_run", "resume", "run"]

@@ -23,6 +23,10 @@ class Listener:
     def on_plan(self, plan: Any) -> None:
         """The plan to be executed, a strategy.plan.Plan."""
 
+    def on_explanation(self, explanation: Any) -> None:
+        """All that was found out on the way to the plan, a strategy.explanation.Explanation; not told again
+        when a run is resumed."""
+
     def on_progress(self, what: str, done: int, total: int) -> None:
         """Work that is not training: images decoded, features computed."""
 

@@ -67,7 +67,12 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write JSON atomically; non-finite numbers become null, so that any reader accepts it."""
-    atomic_write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write_text(path, json_text(value) + "\n")
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON of plain values, NumPy's and torch's; non-finite numbers become null."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

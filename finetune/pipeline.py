@@ -7,22 +7,21 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from finetune import runtime
-from finetune.errors import ConfigError, FinetuneError, Interrupted, RunError, must
+from finetune import advice, runtime
+from finetune.advice import Setup
+from finetune.errors import FinetuneError, Interrupted, RunError
 from finetune.events import Listener
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
-from finetune.strategy import STRATEGIES
 from finetune.strategy.plan import Plan
 from finetune.version import __version__
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle
-    from finetune.strategy.context import Context
+    from finetune.strategy.explanation import Explanation
     from finetune.training.plan_file import PlanLike
     from finetune.zoo.backbone import Backbone
 
@@ -42,8 +41,6 @@ class Pipeline:
         self.recipe, self.folder, self.given, self.given_plan = recipe, folder, data, plan
         self.listener, self.figures = listener, figures
         self.created = False
-        self.obeyed: tuple[Plan, str] | None = None
-        """A plan that was given instead of decided, and its text."""
         self.began = time.monotonic()
         self.earlier = 0.0
         """Seconds spent by attempts before this one."""
@@ -52,13 +49,13 @@ class Pipeline:
         """A new run. Where it fails before training there is nothing to keep, and the folder goes again."""
         with self._interruptible():
             try:
-                bundle, backbone = self._prepare()
-                plan = self._obey(bundle, backbone) if self.obeyed else self._decide(bundle, backbone)
+                setup = self._prepare()
+                plan = self._decide(setup)
             except FinetuneError as error:
                 if self.created and not isinstance(error, Interrupted):
                     self.folder.discard()
                 raise
-            self._finish(bundle, backbone, plan, resume=False)
+            self._finish(setup, plan, resume=False)
 
     def go_on(self) -> None:
         """A stopped run: the same recipe gives the same data; the plan is read back, never made anew."""
@@ -72,123 +69,53 @@ class Pipeline:
         with self._interruptible():
             if (self.folder.path / "timing.json").is_file():
                 self.earlier = float(self.folder.read_json("timing.json").get("seconds", 0.0))
-            bundle, backbone = self._prepare(create=False)
+            setup = self._prepare(create=False)
             saved = self.folder.path / "plan.yaml"
-            if saved.is_file():
-                plan = Plan.from_yaml(saved.read_text(encoding="utf-8"), str(saved))
-                if not (self.folder.path / "decision.json").is_file():
-                    self._say_given(
-                        bundle, backbone, plan
-                    )  # only a given plan lies there before it is explained
-                self.listener.on_plan(plan)
+            if not saved.is_file():
+                plan = self._decide(setup)
             else:
-                plan = self._decide(bundle, backbone)
-            self._finish(bundle, backbone, plan, resume=True)
+                plan = Plan.from_yaml(saved.read_text(encoding="utf-8"), str(saved))
+                if (self.folder.path / "decision.json").is_file():
+                    self.listener.on_plan(plan)
+                else:  # only a given plan lies there before it is explained
+                    self._explain(advice.obey(plan, self.recipe, setup, self.listener))
+            self._finish(setup, plan, resume=True)
 
     # --- the steps ------------------------------------------------------------------------------------
 
-    def _prepare(self, create: bool = True) -> tuple[DataBundle, Backbone]:
-        recipe = self.recipe
-        STRATEGIES.entry(recipe.strategy)
-        if self.given is None and recipe.data.path is None:
-            raise ConfigError(
-                must("data.path", "a folder with one sub-folder per class", None, "Use --data DIR.")
-            )
-        from finetune.zoo.create import create_backbone
-        from finetune.zoo.zoo import card
-
-        card(recipe.backbone)  # a typo shows before the images are read
-        if self.given_plan is not None:
-            self._read_plan(self.given_plan)
-        self.device = runtime.choose_device(recipe.device)
-        self.threads = runtime.choose_threads(recipe.threads)
-        runtime.configure_threads(self.threads)
-        runtime.seed_everything(recipe.seed)
-        bundle = self._data()
-        backbone = create_backbone(
-            recipe.backbone,
-            pretrained=recipe.pretrained,
-            num_classes=len(bundle.classes),
-            image_size=recipe.data.image_size,
-            seed=recipe.seed,
-        )
-        self.listener.on_backbone(_facts(backbone, self.device, self.threads))
+    def _prepare(self, create: bool = True) -> Setup:
+        setup = advice.set_up(self.recipe, self.given, self.listener, self.given_plan)
+        self.device = setup.device
         if create:
-            self.folder.create(recipe, self.obeyed[1] if self.obeyed else None)
+            self.folder.create(self.recipe, setup.given[1] if setup.given else None)
             self.created = True
-            self.folder.record_images(bundle)
+            self.folder.record_images(setup.bundle)
             self.folder.write_json("env.json", runtime.environment(self.device))
         else:
-            self.folder.require_same_images(bundle)
-        return bundle, backbone.to(self.device)
+            self.folder.require_same_images(setup.bundle)
+        return setup
 
-    def _data(self) -> DataBundle:
-        from finetune.data.load import load_data
-        from finetune.data.profile import profile
+    def _decide(self, setup: Setup) -> Plan:
+        if setup.given is not None:
+            return self._explain(advice.obey(setup.given[0], self.recipe, setup, self.listener))
+        found = advice.decide(self.recipe, setup, self.listener)
+        title = "What this run does. A plan may be edited and given to finetune run --plan FILE."
+        self._explain(found)
+        self.folder.write_text("plan.yaml", found.plan.annotated_yaml(title, setup.backbone.stage_names))
+        return found.plan
 
-        bundle = self.given if self.given is not None else load_data(self.recipe.data, self.recipe.seed)
-        self.listener.on_data(profile(bundle))
-        return bundle
+    def _explain(self, found: Explanation) -> Plan:
+        self.folder.write_json("decision.json", found.to_dict())
+        self.listener.on_decision(found.decision)
+        self.listener.on_plan(found.plan)
+        self.listener.on_explanation(found)
+        return found.plan
 
-    def _read_plan(self, given: PlanLike) -> None:
-        """The given plan, checked against an empty network: before the images, and before any download."""
-        from finetune.training.plan_file import decided_by_plan, read_plan
-        from finetune.zoo.create import create_backbone
-
-        recipe = self.recipe
-        empty = create_backbone(recipe.backbone, pretrained=False, image_size=recipe.data.image_size)
-        self.obeyed = read_plan(given, empty.num_stages, recipe.backbone)
-        unused = decided_by_plan(recipe)
-        if unused:
-            self.listener.on_message(f"The plan decides, not the recipe: {', '.join(unused)}.")
-
-    def _obey(self, bundle: DataBundle, backbone: Backbone) -> Plan:
-        """The given plan; plan.yaml was written with the folder."""
-        assert self.obeyed is not None
-        plan, _ = self.obeyed
-        self._say_given(bundle, backbone, plan)
-        self.listener.on_plan(plan)
-        return plan
-
-    def _say_given(self, bundle: DataBundle, backbone: Backbone, plan: Plan) -> None:
-        from finetune.strategy.decision import given
-
-        said = ("The plan was given: nothing was measured or decided.",)
-        decision = replace(given(self._context(bundle, backbone), plan.strategy), reasons=said)
-        self.folder.write_json("decision.json", decision.to_dict())
-        self.listener.on_decision(decision)
-
-    def _context(self, bundle: DataBundle, backbone: Backbone) -> Context:
-        from finetune.strategy.context import Context
-        from finetune.strategy.evidence import gather
-
-        return Context.of(
-            self.recipe,
-            bundle.train.labels,
-            len(bundle.classes),
-            backbone,
-            lambda: gather(self.recipe, bundle, backbone, self.listener),
-            len(bundle.val),
-        )
-
-    def _decide(self, bundle: DataBundle, backbone: Backbone) -> Plan:
-        from finetune.strategy.auto import choose
-        from finetune.strategy.decision import informed
-
-        ctx = self._context(bundle, backbone)
-        plan, decision = choose(ctx)
-        if decision.evidence is None and _worth_measuring(plan):
-            decision = informed(decision, ctx)
-        self.folder.write_json("decision.json", decision.to_dict())
-        self.listener.on_decision(decision)
-        self.folder.write_text("plan.yaml", plan.to_yaml())
-        self.listener.on_plan(plan)
-        return plan
-
-    def _finish(self, bundle: DataBundle, backbone: Backbone, plan: Plan, *, resume: bool) -> None:
+    def _finish(self, setup: Setup, plan: Plan, *, resume: bool) -> None:
         from finetune.training.execute import execute
         from finetune.zoo.create import create_backbone, save_backbone
 
+        bundle, backbone = setup.bundle, setup.backbone
         if plan.init == "random" and self.recipe.pretrained:
             backbone = create_backbone(
                 self.recipe.backbone,
@@ -281,24 +208,6 @@ def trained_parameters(backbone: Backbone, plan: Plan) -> int:
                 if phase.trains == "all" or parameter.ndim <= 1
             }
     return sum(parameter.numel() for name, parameter in backbone.named_parameters() if name in moved)
-
-
-def _facts(backbone: Backbone, device: Any, threads: int) -> dict[str, Any]:
-    return {
-        "name": backbone.name,
-        "card": backbone.card,
-        "parameters": sum(p.numel() for p in backbone.parameters()),
-        "image_size": backbone.preprocessing.size,
-        "stages": list(backbone.stage_names),
-        "device": str(device),
-        "threads": threads,
-    }
-
-
-def _worth_measuring(plan: Plan) -> bool:
-    """Whether a given strategy costs more than the seconds of measuring."""
-    one_stage = all(phase.kind == "probe" and len(phase.candidates) == 1 for phase in plan.phases)
-    return plan.init == "pretrained" and not one_stage
 
 
 @contextlib.contextmanager

@@ -54,6 +54,7 @@ def test_public_names() -> None:
         "Recipe",
         "Run",
         "__version__",
+        "advise",
         "create_backbone",
         "open_run",
         "resume",

@@ -23,6 +23,7 @@ LAYERS = [
     {"evaluation"},
     {"report", "export"},
     {"run_folder", "cookbook"},
+    {"advice"},
     {"pipeline"},
     {"api"},
     {"classifier"},

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("finetune.cli.use:predict", "Classify images with a finished run."),
     "evaluate": ("finetune.cli.use:evaluate", "Test a finished run on other labelled images."),
     "export": ("finetune.cli.use:export", "Write the network for timm or other programs."),
+    "strategy": ("finetune.cli.strategy:strategy", "What can be done, and which of it to do: ls, advise."),
     "zoo": ("finetune.cli.zoo:zoo", "The pretrained backbones: ls, show."),
     "recipe": ("finetune.cli.recipe:recipe", "The shipped recipes: ls, show, cp, validate."),
     "demo-data": ("finetune.cli.demo:demo_data", "Write a small image folder to try things on."),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
 
 from finetune.cli import screen
 
@@ -10,7 +13,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from finetune.data.profile import Profile
+    from finetune.strategy.cost import Cost
     from finetune.strategy.decision import Decision
+    from finetune.strategy.explanation import Explanation
+    from finetune.strategy.measure import Evidence
     from finetune.strategy.plan import Plan
     from finetune.zoo.card import ModelCard
 
@@ -86,11 +92,11 @@ def show_plan(plan: Plan) -> None:
         screen.say(plan.why)
         screen.say()
     rows = [tuple(row.values()) for row in plan.rows()]
-    screen.show(screen.table(tuple(plan.rows()[0]), rows, shrink=2))
+    screen.show(screen.table(tuple(plan.rows()[0]), rows, shrink=(0, 1, 2)))
 
 
-def show_decision(decision: Decision) -> None:
-    """The table with the chosen cell marked, the numbers behind it, the runner-up."""
+def show_decision(decision: Decision, stage_names: Sequence[str] = ()) -> None:
+    """The table with the chosen cell marked, the numbers behind it, each stage, each strategy, the runner-up."""
     if decision.cell is None:
         screen.say(f"Amount of data: {decision.amount}.")
     else:
@@ -98,17 +104,124 @@ def show_decision(decision: Decision) -> None:
         screen.say()
     for reason in decision.reasons:
         screen.bullet(reason)
+    if decision.evidence is not None:
+        screen.say()
+        _show_stages(decision.evidence, stage_names)
+        screen.say()
+        _show_strategies(decision)
     if decision.cell is not None:
         second = f"; runner-up {decision.runner_up}" if decision.runner_up else ""
         screen.say()
         screen.say(f"Chosen: {decision.chosen}{second}.", style="bold")
 
 
+def _show_stages(evidence: Evidence, names: Sequence[str]) -> None:
+    """What a linear head gets out of each stage, and out of several joined."""
+    k = evidence.num_classes
+    found = [
+        (f"{i} {name}", score) for i, (name, score) in enumerate(zip(names, evidence.stages, strict=False))
+    ]
+    if len(found) > 1:
+        found.append(("several joined", evidence.concat))
+    rows = [(name, accuracy_text(score.accuracy(k), score.se * (1 - 1 / k))) for name, score in found]
+    screen.show(screen.table(("stage", "accuracy of a linear head"), rows, right=(1,)))
+
+
+def _show_strategies(decision: Decision) -> None:
+    """Every strategy with what can be expected of it; the chosen one is marked."""
+    from finetune.strategy import STRATEGIES
+    from finetune.strategy.explanation import UNKNOWN
+
+    marks = {decision.chosen: "➤ ", decision.runner_up: "· "}
+    rows = []
+    for entry in STRATEGIES:
+        if entry.name == "auto":
+            continue
+        known = decision.expected.get(entry.name)
+        text = UNKNOWN if known is None else accuracy_text(*known)
+        style = "bold green" if entry.name == decision.chosen else ""
+        rows.append((Text(marks.get(entry.name, "  ") + entry.name, style=style), entry.summary, text))
+    screen.show(screen.table(("  strategy", "what it does", "expected accuracy"), rows, shrink=1))
+
+
+def accuracy_text(value: float, se: float) -> str:
+    """
+    >>> accuracy_text(0.8349, 0.0123)
+    '83.5% +- 1.2'
+    """
+    return f"{100 * value:.1f}% +- {100 * se:.1f}"
+
+
+def show_explanation(found: Explanation) -> None:
+    """What the plan's numbers come from, which augmentations stay out, how long it will take."""
+    for sentence in found.rates():
+        screen.bullet(sentence)
+    for sentence in augmentation_lines(found):
+        screen.bullet(sentence)
+    if found.decision.evidence is not None and found.more_images() is None:
+        screen.bullet(
+            "More images: how many would give 5 points is not known; more did not help the linear head here."
+        )
+    if found.cost is not None:
+        screen.bullet(cost_line(found.cost))
+
+
+def augmentation_lines(found: Explanation) -> list[str]:
+    """A sentence for each family that is left out, and one for those that were tried and stay."""
+    lines = [
+        f"Augmentation: no {_FAMILY[trial.family]}: {trial.why}." for trial in found.trials if trial.banned
+    ]
+    kept = [_FAMILY[trial.family] for trial in found.trials if not trial.banned]
+    if kept:
+        lines.append(
+            f"Augmentation: {', '.join(kept)} stay: the labels do not mind, as far as a probe can tell."
+        )
+    tried = {trial.family for trial in found.trials if trial.banned}
+    asked = {f for phase in found.plan.phases if phase.kind == "gradient" for f in phase.avoid} - tried
+    if asked:
+        lines.append(f"Augmentation: no {', '.join(_FAMILY[f] for f in sorted(asked))}, as asked.")
+    return lines
+
+
+_FAMILY = {
+    "flip": "left-right flips",
+    "crop": "random crops",
+    "colour": "changes of colour",
+    "rotation": "rotations",
+}
+
+
+def cost_line(cost: Cost) -> str:
+    """The estimate, rounded so that nobody takes it for a promise."""
+    step = "" if cost.step is None else f" and {_milliseconds(cost.step)} to train on it"
+    return (
+        f"Time: roughly {roughly(cost.seconds)} ({_milliseconds(cost.forward)} an image to look at it{step})."
+    )
+
+
+def roughly(seconds: float) -> str:
+    """A duration to one digit or two: an estimate knows no more.
+
+    >>> [roughly(s) for s in (0.2, 37, 141, 1700, 5000, 90_000)]
+    ['1 s', '40 s', '2 min', '30 min', '1.4 h', '25 h']
+    """
+    if seconds < 55:
+        return f"{max(1, round(seconds) if seconds < 10 else 10 * round(seconds / 10))} s"
+    if seconds < 3300:
+        minutes = seconds / 60
+        return f"{round(minutes) if minutes < 10 else 5 * round(minutes / 5)} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 9.95 else f"{hours:.0f} h"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.2g} ms"
+
+
 def two_by_two(cell: tuple[str, str]) -> RenderableType:
     """The courses' table; the chosen cell is marked by an arrow, so that it shows without colours too."""
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     from finetune.strategy.table import COLUMNS, ROWS, TEXTBOOK
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from finetune.cli import screen
+
+if TYPE_CHECKING:
+    from finetune.recipe import Recipe
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -25,6 +28,13 @@ from finetune.cli import screen
 )
 @click.option("--out", metavar="DIR", help="The run folder; default: a new one in runs/.")
 @click.option("--seed", type=int, metavar="N", help="Default 0.")
+@click.option(
+    "--explain",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: the decision as one document on stdout before training; everything else on stderr.",
+)
 @click.option("--quiet", is_flag=True, help="Print the result only.")
 def run(
     overrides: tuple[str, ...],
@@ -35,11 +45,33 @@ def run(
     plan: str | None,
     out: str | None,
     seed: int | None,
+    explain: str,
     quiet: bool,
 ) -> None:
     """Look at the images in DIR, decide how to use a pretrained network, train, test.
 
     Any recipe key can follow as KEY=VALUE, for example epochs=5 train.augment=none.
+    """
+    if plan is not None:
+        from finetune.training.plan_file import refuse_beside_plan
+
+        refuse_beside_plan([*overrides, *([] if strategy is None else [f"strategy={strategy}"])])
+    resolved = asked_for(
+        overrides, data=data, recipe=recipe, strategy=strategy, backbone=backbone, out=out, seed=seed
+    )
+
+    from finetune.api import run as run_api
+    from finetune.cli.story import Story
+
+    with Story(quiet, json=explain == "json") as story:
+        finished = run_api(resolved, plan=plan, listener=story)
+        story.ending(finished.path, finished.result)
+
+
+def asked_for(overrides: tuple[str, ...], *, data: str | None, recipe: str | None, **keys: Any) -> Recipe:
+    """The recipe that a command line adds up to: the file, then the options, then KEY=VALUE.
+
+    Raises ConfigError with every problem.
     """
     from finetune.cookbook import find_recipe
     from finetune.recipe import Recipe, apply_overrides, read_yaml
@@ -50,23 +82,11 @@ def run(
     if recipe is not None:
         path = find_recipe(recipe)
         tree, source = read_yaml(path), path.name
-    given = {"strategy": strategy, "backbone": backbone, "out": out, "seed": seed}
-    tree.update({key: value for key, value in given.items() if value is not None})
+    tree.update({key: value for key, value in keys.items() if value is not None})
     if data is not None:
         section = tree.get("data")
         tree["data"] = {**(section if isinstance(section, dict) else {}), "path": data}
-    if plan is not None:
-        from finetune.training.plan_file import refuse_beside_plan
-
-        refuse_beside_plan([*overrides, *([] if strategy is None else [f"strategy={strategy}"])])
-    resolved = Recipe.from_mapping(apply_overrides(tree, overrides, Recipe), source, STRATEGIES.names())
-
-    from finetune.api import run as run_api
-    from finetune.cli.story import Story
-
-    with Story(quiet) as story:
-        finished = run_api(resolved, plan=plan, listener=story)
-        story.ending(finished.path, finished.result)
+    return Recipe.from_mapping(apply_overrides(tree, overrides, Recipe), source, STRATEGIES.names())
 
 
 @click.command()

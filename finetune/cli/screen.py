@@ -64,9 +64,9 @@ def table(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     right: Sequence[int] = (),
-    shrink: int | None = None,
+    shrink: int | Sequence[int] | None = None,
 ) -> RenderableType:
-    """A calm table: no frame, columns in ``right`` aligned right, ``shrink`` the one that gives way."""
+    """A calm table: no frame, columns in ``right`` aligned right, ``shrink`` the one or ones that give way."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -74,7 +74,7 @@ def table(
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold", show_edge=False)
     texts = [[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row] for row in rows]
     for i, name in enumerate(columns):
-        yields = shrink is None or i == shrink
+        yields = shrink is None or i == shrink or (not isinstance(shrink, int) and i in shrink)
         widest = max([len(name), *(row[i].cell_len for row in texts)])
         found.add_column(
             name,

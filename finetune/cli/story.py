@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,18 +15,28 @@ from finetune.cli import screen
 from finetune.cli.live import Bar
 from finetune.cli.result import show_scores
 from finetune.events import Listener
+from finetune.files import json_text
 from finetune.version import __version__
 
 
 class Story(Listener):
-    """Prints a run as it happens; ``quiet`` prints the result only."""
+    """Prints a run as it happens; ``quiet`` prints the result only.
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
-        self.bar = Bar()
+    With ``json`` stdout gets one document, the explanation, and stderr everything else.
+    """
+
+    def __init__(self, quiet: bool = False, json: bool = False) -> None:
+        self.quiet, self.json = quiet, json
+        self.stage_names: tuple[str, ...] = ()
         self.path: Path | None = None
+        self._elsewhere = contextlib.ExitStack()
+        self._stdout = sys.stdout
+        self.bar = Bar()
 
     def __enter__(self) -> Story:
+        if self.json:  # stdout is the document's: the story moves to stderr
+            self._elsewhere.enter_context(contextlib.redirect_stdout(sys.stderr))
+            self.bar = Bar()  # asks again whether somebody watches
         if not self.quiet:
             screen.say(f"finetune {__version__}", style="dim")
         return self
@@ -33,6 +45,7 @@ class Story(Listener):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
+        self._elsewhere.close()
 
     def on_message(self, text: str) -> None:
         if not self.quiet:
@@ -48,6 +61,7 @@ class Story(Listener):
         _block("Data", data_lines(profile))
 
     def on_backbone(self, facts: dict[str, Any]) -> None:
+        self.stage_names = tuple(facts["stages"])
         if self.quiet:
             return
         self.bar.close()
@@ -62,7 +76,7 @@ class Story(Listener):
         from finetune.cli.describe import show_decision
 
         screen.heading("Decision")
-        show_decision(decision)
+        show_decision(decision, self.stage_names)
 
     def on_plan(self, plan: Any) -> None:
         if self.quiet:
@@ -72,6 +86,17 @@ class Story(Listener):
 
         screen.heading("Plan")
         show_plan(plan)
+        screen.say()
+
+    def on_explanation(self, explanation: Any) -> None:
+        if self.json:
+            print(json_text(explanation.document()), file=self._stdout, flush=True)
+        if self.quiet:
+            return
+        self.bar.close()
+        from finetune.cli.describe import show_explanation
+
+        show_explanation(explanation)
         screen.say()
 
     def on_progress(self, what: str, done: int, total: int) -> None:

@@ -6,7 +6,8 @@ it says which stages train, how the head is solved, at which learning rates, for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -16,7 +17,7 @@ from finetune.errors import ConfigError, did_you_mean, must
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ProbePhase(_Frozen):
@@ -24,6 +25,7 @@ class ProbePhase(_Frozen):
 
     kind: Literal["probe"] = "probe"
     name: str = "linear probe"
+    """What the phase is called on the screen and in metrics."""
     candidates: tuple[tuple[int, ...], ...]
     """Sets of stage indices (input to head, 0-based) whose pooled taps feed the head. With several
     candidates the one of least held-out log-loss is taken; ties go to the first."""
@@ -35,6 +37,7 @@ class ProbePhase(_Frozen):
     lambdas: tuple[float, ...] = Field(default=())
     """L2 strengths to try; empty = the solver's own log grid."""
     folds: int = Field(5, ge=2)
+    """Of the cross-validation that chooses the L2 strength and the candidate."""
     fit_on: Literal["train", "train+val"] = "train"
     """``train+val`` when no later phase needs the validation split: lambda is cross-validated anyway."""
     restart: bool = False
@@ -46,13 +49,16 @@ class GradientPhase(_Frozen):
 
     kind: Literal["gradient"] = "gradient"
     name: str = "finetune"
+    """What the phase is called on the screen and in metrics."""
     train_from: int = Field(ge=0)
     """Index of the first stage that trains; everything below is frozen, running statistics too.
     ``num_stages`` trains the head alone, 0 trains everything, 1 all but the stem."""
     epochs: int = Field(ge=1)
+    """Passes over the training images."""
     trains: Literal["all", "norms-biases"] = "all"
     """Which parameters of those stages move: all, or only the scales and shifts of norms and the biases."""
     optimizer: str = "sgd"
+    """sgd (with Nesterov momentum) or adamw."""
     lr: float = Field(gt=0, le=1000)
     """Learning rate of the last stage at its peak, already scaled to the batch size."""
     head_lr: float = Field(gt=0, le=1000)
@@ -60,15 +66,21 @@ class GradientPhase(_Frozen):
     stage_decay: float = Field(1.0, gt=0, le=1)
     """Each stage further from the head gets this factor of the LR of the next one (layer-wise decay)."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Of sgd."""
     weight_decay: float = Field(1e-4, ge=0)
+    """Norms and biases are excluded."""
     schedule: str = "cosine"
+    """Shape of the learning rate after the warm-up: cosine (down to 0) or constant."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps spent in linear warm-up."""
     batch_size: int = Field(64, ge=1)
+    """Images a micro-batch."""
     accumulate: int = Field(1, ge=1)
     """Micro-batches a step; the effective batch is batch_size * accumulate."""
     clip_grad: float | None = Field(1.0, gt=0)
+    """Largest global norm of the gradient; null turns clipping off."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the label that is spread over the other classes."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of the exponential moving average of the weights, per step; None turns it off."""
     augment: str = "standard"
@@ -94,8 +106,11 @@ class Plan(_Frozen):
     """The phases, in order, and how the weights start."""
 
     strategy: str
+    """A name for the result; nothing follows from it."""
     init: Literal["pretrained", "random"] = "pretrained"
+    """The weights to begin with."""
     phases: tuple[Phase, ...] = Field(min_length=1)
+    """What is done, in order."""
     why: str = ""
     """One sentence for the reader."""
 
@@ -119,12 +134,24 @@ class Plan(_Frozen):
                     {
                         "phase": phase.name,
                         "trains": _what(phase),
-                        "how": f"{phase.optimizer}, {phase.schedule}, {phase.augment}",
+                        "how": f"{phase.optimizer}, {phase.schedule}, {_augmentation(phase)}",
                         "lr": f"{phase.lr:.2g} (head {phase.head_lr:.2g})",
                         "epochs": str(phase.epochs),
                     }
                 )
         return rows
+
+    def annotated_yaml(self, title: str, stage_names: Sequence[str]) -> str:
+        """``to_yaml`` below a comment that says what each key means; ``title`` comes first, line by line."""
+        lines = [*title.splitlines(), ""]
+        lines += ["Stages, input to head: " + ", ".join(f"{i} {n}" for i, n in enumerate(stage_names)), ""]
+        lines += _glossary(Plan, "The plan")
+        kinds = {type(phase) for phase in self.phases}
+        if ProbePhase in kinds:
+            lines += _glossary(ProbePhase, "A phase of kind probe")
+        if GradientPhase in kinds:
+            lines += _glossary(GradientPhase, "A phase of kind gradient")
+        return "".join(f"# {line}".rstrip() + "\n" for line in lines) + self.to_yaml()
 
     def to_yaml(self) -> str:
         """For plan.yaml; ``from_yaml`` gives an equal plan back, and a person may edit it in between."""
@@ -147,6 +174,20 @@ class Plan(_Frozen):
             # Where every phase has a mistake, pydantic counts the right ones and finds too few.
             items = [i for i in error.errors() if not (i["type"] == "too_short" and i["input"])]
             return None, [_problem(item) for item in items]
+
+
+def _augmentation(phase: GradientPhase) -> str:
+    return f"{phase.augment} without {', '.join(phase.avoid)}" if phase.avoid else phase.augment
+
+
+def _glossary(model: type[BaseModel], title: str) -> list[str]:
+    """What each key of a model means, wrapped to a comment."""
+    lines = [f"{title}:"]
+    for key, field in model.model_fields.items():
+        if field.description:
+            text = " ".join(field.description.replace("``", "").split())
+            lines += textwrap.wrap(f"{key}: {text}", 104, initial_indent="  ", subsequent_indent="    ")
+    return lines
 
 
 def read_tree(text: str, source: str) -> Mapping[str, Any]:

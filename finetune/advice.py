@@ -1,0 +1,162 @@
+"""From a recipe to a plan without training: images, network, decision, and the explanation of it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from finetune import runtime
+from finetune.errors import ConfigError, must
+from finetune.events import Listener
+from finetune.recipe import Recipe
+from finetune.strategy import STRATEGIES
+from finetune.strategy.context import Context
+from finetune.strategy.cost import estimate
+from finetune.strategy.decision import Decision, given, informed
+from finetune.strategy.evidence import gather
+from finetune.strategy.explanation import Explanation
+from finetune.strategy.invariance import Trial, spare, try_augmentations
+from finetune.strategy.plan import Plan
+
+if TYPE_CHECKING:
+    from finetune.data.imageset import DataBundle
+    from finetune.training.plan_file import PlanLike
+    from finetune.zoo.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a decision is made about."""
+
+    bundle: DataBundle
+    backbone: Backbone
+    device: torch.device
+    threads: int
+    given: tuple[Plan, str] | None = None
+    """A plan to carry out instead of deciding, and its text."""
+
+
+def set_up(
+    recipe: Recipe, data: DataBundle | None, listener: Listener, plan: PlanLike | None = None
+) -> Setup:
+    """Read the images and build the network on its device. Cheap mistakes show before the images are read.
+
+    ``data``: images already read; ``plan``: see ``Setup.given``. Raises FinetuneError.
+    """
+    STRATEGIES.entry(recipe.strategy)
+    if data is None and recipe.data.path is None:
+        raise ConfigError(
+            must("data.path", "a folder with one sub-folder per class", None, "Use --data DIR.")
+        )
+    from finetune.data.load import load_data
+    from finetune.data.profile import profile
+    from finetune.zoo.create import create_backbone
+    from finetune.zoo.zoo import card
+
+    card(recipe.backbone)
+    obeyed = None if plan is None else _read(plan, recipe, listener)
+    device = runtime.choose_device(recipe.device)
+    threads = runtime.choose_threads(recipe.threads)
+    runtime.configure_threads(threads)
+    runtime.seed_everything(recipe.seed)
+    bundle = data if data is not None else load_data(recipe.data, recipe.seed)
+    listener.on_data(profile(bundle))
+    backbone = create_backbone(
+        recipe.backbone,
+        pretrained=recipe.pretrained,
+        num_classes=len(bundle.classes),
+        image_size=recipe.data.image_size,
+        seed=recipe.seed,
+    )
+    listener.on_backbone(_facts(backbone, device, threads))
+    return Setup(bundle, backbone.to(device), device, threads, obeyed)
+
+
+def advised(recipe: Recipe, data: DataBundle | None = None, listener: Listener | None = None) -> Explanation:
+    """Everything up to the plan, told to the listener like a run's beginning. Raises FinetuneError."""
+    listener = listener or Listener()
+    found = decide(recipe, set_up(recipe, data, listener), listener)
+    listener.on_decision(found.decision)
+    listener.on_plan(found.plan)
+    listener.on_explanation(found)
+    return found
+
+
+def decide(recipe: Recipe, setup: Setup, listener: Listener) -> Explanation:
+    """Measure and decide; leave out the augmentations that the labels mind; say what it will cost."""
+    from finetune.strategy.auto import choose
+
+    ctx = _context(recipe, setup, listener)
+    plan, decision = choose(ctx)
+    if decision.evidence is None and _worth_measuring(plan):
+        decision = informed(decision, ctx)
+    trials: tuple[Trial, ...] = ()
+    if recipe.train.avoid is None:
+        trials = try_augmentations(plan, setup.backbone, setup.bundle.train, recipe, listener)
+    banned = recipe.train.avoid or [trial.family for trial in trials if trial.banned]
+    plan = spare(plan, banned)
+    return _explained(plan, decision, recipe, setup, trials)
+
+
+def obey(plan: Plan, recipe: Recipe, setup: Setup, listener: Listener) -> Explanation:
+    """The explanation of a plan that was given: nothing is measured but its cost."""
+    said = ("The plan was given: nothing was measured or decided.",)
+    decision = replace(given(_context(recipe, setup, listener), plan.strategy), reasons=said)
+    return _explained(plan, decision, recipe, setup, ())
+
+
+def _explained(
+    plan: Plan, decision: Decision, recipe: Recipe, setup: Setup, trials: tuple[Trial, ...]
+) -> Explanation:
+    bundle, backbone = setup.bundle, setup.backbone
+    return Explanation(
+        decision=decision,
+        plan=plan,
+        card=backbone.card,
+        stage_names=tuple(backbone.stage_names),
+        classes=tuple(bundle.classes),
+        trials=trials,
+        cost=estimate(plan, backbone, bundle, recipe),
+        asked=frozenset(recipe.train.model_fields_set),
+        batch=recipe.train.batch_size * recipe.train.accumulate,
+    )
+
+
+def _context(recipe: Recipe, setup: Setup, listener: Listener) -> Context:
+    look: Callable[[], Any] = lambda: gather(recipe, setup.bundle, setup.backbone, listener)  # noqa: E731
+    bundle = setup.bundle
+    return Context.of(recipe, bundle.train.labels, len(bundle.classes), setup.backbone, look, len(bundle.val))
+
+
+def _read(plan: PlanLike, recipe: Recipe, listener: Listener) -> tuple[Plan, str]:
+    """The given plan, held against an empty network of the recipe's kind: no weights are read for it."""
+    from finetune.training.plan_file import decided_by_plan, read_plan
+    from finetune.zoo.create import create_backbone
+
+    empty = create_backbone(recipe.backbone, pretrained=False, image_size=recipe.data.image_size)
+    found = read_plan(plan, empty.num_stages, recipe.backbone)
+    unused = decided_by_plan(recipe)
+    if unused:
+        listener.on_message(f"The plan decides, not the recipe: {', '.join(unused)}.")
+    return found
+
+
+def _facts(backbone: Backbone, device: Any, threads: int) -> dict[str, Any]:
+    return {
+        "name": backbone.name,
+        "card": backbone.card,
+        "parameters": sum(p.numel() for p in backbone.parameters()),
+        "image_size": backbone.preprocessing.size,
+        "stages": list(backbone.stage_names),
+        "device": str(device),
+        "threads": threads,
+    }
+
+
+def _worth_measuring(plan: Plan) -> bool:
+    """Whether a given strategy costs more than the seconds of measuring."""
+    one_stage = all(phase.kind == "probe" and len(phase.candidates) == 1 for phase in plan.phases)
+    return plan.init == "pretrained" and not one_stage

@@ -1,0 +1,99 @@
+"""Everything a decision can say for itself: expected accuracies, learning rates, augmentations, cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from finetune.strategy import STRATEGIES
+from finetune.strategy.cost import Cost
+from finetune.strategy.decision import Decision
+from finetune.strategy.invariance import Trial
+from finetune.strategy.plan import GradientPhase, Plan
+from finetune.strategy.schedule import scaled_lr
+
+if TYPE_CHECKING:
+    from finetune.zoo.card import ModelCard
+
+UNKNOWN = "not known without training"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A decision, the plan that follows from it, and what was found out on the way."""
+
+    decision: Decision
+    plan: Plan
+    card: ModelCard
+    stage_names: tuple[str, ...]
+    classes: tuple[str, ...]
+    trials: tuple[Trial, ...] = ()
+    cost: Cost | None = None
+    asked: frozenset[str] = frozenset()
+    """Keys of the recipe's ``train`` section that the user set."""
+    batch: int = 64
+    """Images a step that the recipe asks for: what learning rates are scaled to."""
+
+    def expected(self) -> list[tuple[str, str, tuple[float, float] | None]]:
+        """(strategy, what it does, (accuracy, standard error) in shares) of every strategy but auto; None
+        where only training would tell."""
+        known = self.decision.expected
+        return [(e.name, e.summary, known.get(e.name)) for e in STRATEGIES if e.name != "auto"]
+
+    def stages(self) -> list[tuple[str, float, float]]:
+        """(stage, accuracy, standard error) of the probe on each stage; empty where nothing was measured."""
+        evidence = self.decision.evidence
+        if evidence is None:
+            return []
+        k = evidence.num_classes
+        return [
+            (name, score.accuracy(k), score.se * (1 - 1 / k))
+            for name, score in zip(self.stage_names, evidence.stages, strict=True)
+        ]
+
+    def rates(self) -> list[str]:
+        """A sentence for each gradient phase: its learning rates and where they come from."""
+        phases = [phase for phase in self.plan.phases if isinstance(phase, GradientPhase)]
+        return list(dict.fromkeys(self._rates(phase) for phase in phases))
+
+    def more_images(self) -> int | None:
+        """Further images a class for five points more of the linear head; None where that is not known."""
+        return None if self.decision.evidence is None else self.decision.evidence.more_images_for(0.05)
+
+    def to_dict(self) -> dict[str, Any]:
+        """decision.json: plain values, the same whenever the same data are decided about."""
+        return {
+            **self.decision.to_dict(),
+            "strategies": [
+                {"name": name, "does": does, "accuracy": found and found[0], "se": found and found[1]}
+                for name, does, found in self.expected()
+            ],
+            "stages": [{"name": n, "accuracy": a, "se": se} for n, a, se in self.stages()],
+            "plan": self.plan.model_dump(mode="json"),
+            "learning_rates": self.rates(),
+            "augmentations": [trial.to_dict() for trial in self.trials],
+            "images_a_class_for_5_points": self.more_images(),
+        }
+
+    def document(self) -> dict[str, Any]:
+        """What ``--explain json`` prints: to_dict, and the time it will take."""
+        return {**self.to_dict(), "seconds": None if self.cost is None else self.cost.to_dict()}
+
+    def _rates(self, phase: GradientPhase) -> str:
+        card, rest = self.card, f"the head at {phase.head_lr:.3g}"
+        if phase.stage_decay != 1:
+            rest += f", each stage further down at {phase.stage_decay:.2g} of the next one's"
+        if "lr" in self.asked:
+            return f"Learning rate {phase.lr:.3g}, as asked; {rest}."
+        if phase.trains == "norms-biases":
+            return f"Learning rate {phase.lr:.3g}, which is usual for norms and biases; {rest}."
+        source = f"{card.source_lr:g} ({card.source_optimizer}, batch {card.source_batch}) of the pretraining"
+        if phase.optimizer != card.source_optimizer:
+            return f"Learning rate {phase.lr:.3g} for {phase.optimizer}, translated from {source}; {rest}."
+        scaled = scaled_lr(card.source_lr, card.source_batch, self.batch, card.source_optimizer)
+        tenths = 10 * phase.lr / scaled
+        share = "the" if round(tenths, 2) == 10 else f"{tenths:.2g}/10 of the"
+        return (
+            f"Learning rate {phase.lr:.3g}: {share} {source}, which is {scaled:.3g} at a batch of "
+            f"{self.batch}; {rest}."
+        )
