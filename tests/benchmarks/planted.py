@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
 from benchmarks.regret.ledger import COLUMNS, KEY, Key, Row, key_of
 from benchmarks.regret.results import Outcome, Trial
-
 from finetune.strategy.decision import decide
 from finetune.strategy.measure import Evidence, measure
 
 HERE = {"backbone": "net@1", "recipe": "r", "code": "0"}
-NEAR, FAR = (0.0, 0.5, 1.5, 3.0, 4.5), (2.0, 4.0, 6.0, 4.0, 2.0)
+NEAR, FAR = (0.0, 0.4, 0.8, 1.6, 2.6), (2.0, 4.0, 6.0, 3.0, 1.0)
 
 
 def row(data: str, size: str, seed: int, arm: str, accuracy: float | None, lr: str = "-", **more: Any) -> Row:
@@ -55,7 +55,7 @@ def trial(
 def evidence(strengths: tuple[float, ...], per_class: int, classes: int = 4, seed: int = 0) -> Evidence:
     """Measured on features made to order: how far apart the classes are in each stage, in noise deviations."""
     rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(classes), 20)
+    labels = np.repeat(np.arange(classes), 40)
     taps = []
     for strength in strengths:
         centres = rng.normal(size=(classes, 12)) * strength / math.sqrt(12)

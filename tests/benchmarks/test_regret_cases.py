@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from benchmarks.regret.cases import (
     Case,
     family_of,
@@ -14,7 +15,6 @@ from benchmarks.regret.cases import (
     read_families,
     read_size,
 )
-
 from finetune.data.load import load_data
 from finetune.errors import ConfigError, DataError
 from finetune.recipe import DataRecipe

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from benchmarks.regret import dials
 from benchmarks.regret.cases import make_case
 from benchmarks.regret.dials import DIALS, PATCHES, make_dial
-from PIL import Image
-
 from finetune.data.load import load_data
 from finetune.errors import ConfigError
 from finetune.recipe import DataRecipe
@@ -89,7 +89,9 @@ def test_a_target_is_a_data_set_made_once(picture_folder: Path, tmp_path: Path) 
     assert [f.stat().st_mtime_ns for f in files] == stamps
     originals = {Image.open(f).convert("RGB").tobytes() for f in (picture_folder / "disc").iterdir()}
     for file in files:
-        assert dials.inverted(Image.open(file).convert("RGB"), np.random.default_rng(0)).tobytes() in originals
+        assert (
+            dials.inverted(Image.open(file).convert("RGB"), np.random.default_rng(0)).tobytes() in originals
+        )
     assert len(load_data(DataRecipe(path=str(made), workers=1), 0).test) == 15
     twice = make_dial(made, "inverted", per_class=5, cache=tmp_path / "cache")
     assert twice.name == "src~inverted~inverted"

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from benchmarks.regret.logme import evidence, log_evidence, logme
 
 

@@ -1,0 +1,150 @@
+"""Rows -> trials -> regrets, on rows whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from planted import row, rows_of, trial
+
+from benchmarks.regret.results import collect, tune
+from benchmarks.regret.summary import FEWEST, alone, bootstrap, gap_closed, oracle, paired, regrets
+
+
+def test_the_rate_is_chosen_on_validation() -> None:
+    rows = [
+        row("a", "5", 0, "partial", 0.9, "1", val_accuracy=0.5, val_loss=1.0),
+        row("a", "5", 0, "partial", 0.4, "3", val_accuracy=0.6, val_loss=2.0),
+        row("a", "5", 0, "partial", 0.8, "1/3", val_accuracy=0.6, val_loss=1.5),
+    ]
+    found = tune(rows, 4)
+    assert (found.lr, found.accuracy, found.seconds) == ("1/3", 0.8, 3.0)  # the test accuracy decides nothing
+    tied = [row("a", "5", 0, "p", 0.1, lr, val_accuracy=0.6, val_loss=1.0) for lr in ("3", "1", "1/3")]
+    assert tune(tied, 4).lr == "1"
+    blind = [row("a", "5", 0, "p", 0.1, lr, val_accuracy=None) for lr in ("1/3", "1")]
+    assert tune(blind, 4).lr == "1"
+    broken = [row("a", "5", 0, "p", None, "3"), row("a", "5", 0, "p", 0.7, "1")]
+    assert tune(broken, 4).accuracy == 0.7
+    nothing = tune(broken[:1], 4)
+    assert (nothing.failed, nothing.accuracy) == (True, 0.25)
+
+
+def test_everyone_has_the_same_budget() -> None:
+    rows = [
+        row("a", "5", 0, "linear", 0.5),
+        *[
+            row("a", "5", 0, "partial", 0.6, lr, val_accuracy=0.9 if lr == "3" else 0.1)
+            for lr in ("1", "1/3", "3")
+        ],
+        *[row("a", "5", 0, "lp-ft", 0.7, lr) for lr in ("1", "1/3")],
+        row("a", "5", 0, "fastai", 0.7, "1"),
+    ]
+    (found,) = collect(rows, {}, {}).trials
+    assert found.rates == {"1", "1/3"}
+    assert found.arms["partial"].lr in found.rates
+    assert "fastai" not in found.others  # it was tried at one rate only
+    (own,) = collect(rows, {}, {}, own_rates=True).trials
+    assert own.rates == {"1"}
+    assert (own.arms["partial"].lr, own.others["fastai"].accuracy) == ("1", 0.7)
+
+
+def test_what_is_left_out_is_counted() -> None:
+    rows = [
+        *rows_of({"a": {"linear": [0.5, 0.5], "partial": [0.6, 0.6]}}),
+        row("b", "25", 0, "linear", 0.5),  # lacks partial
+        *[row("c", "25", 0, arm, 0.5, lr, test_n=10) for arm, lr in (("linear", "-"), ("partial", "1"))],
+        row("a", "25", 0, "linear", 0.1, recipe="other"),
+        row("d", "25", 0, "linear", None),
+    ]
+    found = collect(rows, {}, {})
+    assert [t.key for t in found.trials] == [("net@1", "a", "25", "0"), ("net@1", "a", "25", "1")]
+    assert (found.incomplete, found.set_aside, found.failed_rows) == (2, 1, 1)
+    assert found.small == ("c at 25 (net@1)",)
+    assert len(collect(rows, {}, {}, min_test=1).trials) == 3
+    assert len(collect(rows, {}, {}, arms=["linear"]).trials) == 3
+    assert [t.arms.keys() for t in collect(rows, {}, {}, recipe="other").trials] == [{"linear"}]
+    assert collect([], {}, {}).trials == ()
+
+
+def test_a_failed_arm_guesses() -> None:
+    rows = [row("a", "5", 0, "linear", 0.5), row("a", "5", 0, "scratch", None, "1")]
+    (found,) = collect(rows, {}, {}).trials
+    assert found.arms["scratch"].accuracy == 0.25
+
+
+def test_the_oracle_sees_other_seeds_only() -> None:
+    trials = [
+        trial("a", 0, {"x": 0.9, "y": 0.5}),  # a lucky seed of x
+        trial("a", 1, {"x": 0.4, "y": 0.6}),
+        trial("a", 2, {"x": 0.4, "y": 0.7}),
+    ]
+    found = oracle(trials)
+    assert [found[t.key] for t in trials] == [("y", 0.5), ("x", 0.4), ("x", 0.4)]
+    assert [found[0] for found in oracle(trials, same_seed=True).values()] == ["x", "y", "y"]
+    assert oracle(trials[:1]) == {}
+    assert oracle([trial("a", s, {"x": 0.5, "y": 0.5}) for s in (0, 1)])[trials[0].key][0] == "x"
+
+
+def test_known_regrets() -> None:
+    trials = [
+        trial(data, seed, {"good": good, "bad": good - loss}, size=size)
+        for data, size, good, loss in (("a", "5", 0.9, 0.02), ("a", "25", 0.8, 0.06), ("b", "5", 0.7, 0.0))
+        for seed in (0, 1)
+    ]
+    best = oracle(trials)
+    found = regrets(trials, {t.key: t.arms["bad"].accuracy for t in trials}, best)
+    assert {unit[1:]: round(v, 6) for unit, v in found.units.items()} == {
+        ("a", "5"): 2.0, ("a", "25"): 6.0, ("b", "5"): 0.0}  # fmt: skip
+    assert found.mean == pytest.approx((4.0 + 0.0) / 2)  # each data set counts once
+    assert found.worst == pytest.approx(6.0)
+    assert found.p90 == pytest.approx(np.percentile([2, 6, 0], 90))
+    assert found.within_one == pytest.approx(1 / 3)
+    none = regrets(trials, {t.key: t.arms["good"].accuracy for t in trials}, best)
+    assert none.mean == none.worst == 0
+    assert gap_closed(none, found) == 1
+    assert gap_closed(found, found) == 0
+    assert gap_closed(found, none) is None
+
+
+def test_seeds_are_averaged_before_the_worst_is_taken() -> None:
+    trials = [trial("a", s, {"x": 0.8, "y": v}) for s, v in enumerate((0.9, 0.6))]
+    found = regrets(trials, {t.key: t.arms["y"].accuracy for t in trials}, dict.fromkeys(
+        (t.key for t in trials), ("x", 0.8)))  # fmt: skip
+    assert found.worst == pytest.approx(5.0)
+
+
+def test_bootstrap_against_the_closed_form() -> None:
+    values = np.random.default_rng(0).normal(1.0, 2.0, 30)
+    found = bootstrap([[v] for v in values], draws=40_000)
+    assert found is not None
+    exact = values.std() / np.sqrt(len(values))
+    assert found.mean == pytest.approx(values.mean())
+    assert found.se == pytest.approx(exact, rel=0.02)
+    assert (found.low, found.high) == pytest.approx(
+        (values.mean() - 1.96 * exact, values.mean() + 1.96 * exact), abs=0.15 * exact + 0.02
+    )
+
+
+def test_relatives_are_one_witness() -> None:
+    values = np.random.default_rng(1).normal(0.0, 1.0, 8)
+    lone = bootstrap([[v] for v in values])
+    twins = bootstrap([[v, v, v] for v in values])
+    assert lone is not None
+    assert twins is not None
+    assert twins.se == pytest.approx(lone.se)  # three copies of each tell nothing new
+    strangers = bootstrap([[v] for v in np.repeat(values, 3)])
+    assert strangers is not None
+    assert strangers.se == pytest.approx(lone.se / np.sqrt(3), rel=0.05)
+    assert bootstrap([[1.0, 2.0, 3.0]] * (FEWEST - 1)) is None
+
+
+def test_paired_differences_cancel_what_is_common() -> None:
+    hard = np.random.default_rng(2).uniform(0.3, 0.9, 10)
+    trials = [trial(f"d{i}", s, {"x": a, "y": a - 0.03}) for i, a in enumerate(hard) for s in (0, 1)]
+    best = {t.key: ("x", 0.95) for t in trials}
+    mine, other = (regrets(trials, {t.key: t.arms[n].accuracy for t in trials}, best) for n in "xy")
+    found = paired(mine, other)
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((3, 3, 3))
+    apart = alone(mine)
+    assert apart is not None
+    assert apart.high - apart.low > 5
