@@ -93,6 +93,8 @@ class TrainRecipe(_Section):
     """Families of augmentation to leave out; default: those that the labels are found to mind; []: none."""
     train_stages: int | None = Field(None, ge=1)
     """How many stages `partial` trains, counted from the head."""
+    lora_rank: int = Field(8, ge=1)
+    """Rank of the adapters of `lora`."""
     keep: Literal["best", "last"] | None = None
     """Which epoch's weights; default: the best on validation, the last with under 500 validation images."""
     safety_net: bool = True

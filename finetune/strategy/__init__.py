@@ -20,6 +20,7 @@ STRATEGIES.add(
 STRATEGIES.add(
     "norm-bias", "finetune.strategy.norm_bias:NormBias", "head first, then norms and biases of all stages"
 )
+STRATEGIES.add("lora", "finetune.strategy.lora:Lora", "head first, then low-rank adapters (transformers)")
 STRATEGIES.add("partial", "finetune.strategy.partial:Partial", "head first, then the last stage(s)")
 STRATEGIES.add("lp-ft", "finetune.strategy.lp_ft:LpFt", "head first, then all but the stem")
 STRATEGIES.add("full", "finetune.strategy.full:Full", "head first, then everything, the stem too")

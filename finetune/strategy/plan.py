@@ -55,8 +55,11 @@ class GradientPhase(_Frozen):
     ``num_stages`` trains the head alone, 0 trains everything, 1 all but the stem."""
     epochs: int = Field(ge=1)
     """Passes over the training images."""
-    trains: Literal["all", "norms-biases"] = "all"
-    """Which parameters of those stages move: all, or only the scales and shifts of norms and the biases."""
+    trains: Literal["all", "norms-biases", "lora"] = "all"
+    """Which parameters of those stages move: all, only the scales and shifts of norms and the biases, or
+    low-rank adapters beside the linear layers (LoRA, arXiv 2106.09685; needs the extra ``lora``)."""
+    lora_rank: int = Field(8, ge=1)
+    """Rank of the adapters, where they train."""
     optimizer: str = "sgd"
     """sgd (with Nesterov momentum) or adamw."""
     lr: float = Field(gt=0, le=1000)
@@ -210,7 +213,7 @@ def join_problems(problems: list[str], source: str) -> str:
 
 
 def _what(phase: GradientPhase) -> str:
-    which = "" if phase.trains == "all" else "norms and biases of "
+    which = {"all": "", "norms-biases": "norms and biases of ", "lora": "adapters in "}[phase.trains]
     images = "" if phase.fit_on == "train" else ", on train+val"
     return f"{which}stages {phase.train_from}.. + head{images}"
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.features.ridge import fit_temperature
+from finetune.features.temperature import fit_temperature
 
 if TYPE_CHECKING:
     from finetune.training.job import Job
@@ -59,7 +59,7 @@ def choose_point(points: Sequence[Point]) -> Point:
 def blend(job: Job, start: dict[str, Tensor], alphas: Sequence[float]) -> tuple[float, list[dict[str, Any]]]:
     """Put the best point of the line into the model; its alpha, and a row for each point.
 
-    ``start`` holds the trained tensors as they were before the phase, on the CPU; the model holds them as
+    ``start`` holds tensors of the model as they were before the phase, on the CPU; the model holds them as
     they are after it. Without validation images, or with a single point, nothing is measured.
     """
     from finetune.training.job import load_tensors, trained_tensors

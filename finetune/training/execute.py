@@ -30,6 +30,7 @@ from finetune.training.loop import fit
 from finetune.training.metrics_log import MetricsLog
 from finetune.training.optim import describe_groups, param_groups, summary_lines
 from finetune.training.precision import Precision, choose_precision
+from finetune.zoo.adapters import attach, freeze_all_but_adapters, merge, targets
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle
@@ -125,7 +126,11 @@ class _Work:
                 name: t.detach().cpu().clone() for name, t in self.backbone.model.state_dict().items()
             }
         configure_threads(self.record.once("threads", lambda: choose_threads(self.recipe.threads)))
+        self.adapted: tuple[str, ...] = ()
         if saved:
+            phase = self.plan.phases[saved[0]["phase"]] if "optimizer" in saved[0] else None
+            if isinstance(phase, GradientPhase) and phase.trains == "lora":
+                self._adapt(phase)  # the state was saved with them in place
             load_model_state(self.backbone, saved[0]["model"])
         elif isinstance(self.plan.phases[0], GradientPhase):  # a probe brings its own head
             self.checkpoints.clear()
@@ -219,6 +224,8 @@ class _Work:
         backbone.freeze_below(phase.train_from)
         if phase.trains == "norms-biases":
             backbone.freeze_kernels()
+        elif phase.trains == "lora":
+            self._adapt(phase)
         # Batch statistics of a single image are no statistics, and accumulation does not enlarge the batch.
         backbone.freeze_norms(phase.batch_norm == "frozen" or phase.batch_size == 1)
         feed = Feed(
@@ -256,11 +263,20 @@ class _Work:
         if job.best is not None:
             best = job.best
             facts["best"] = {"epoch": best.epoch, "val_accuracy": best.accuracy, "val_loss": best.loss}
+        if self.adapted:
+            merge(backbone, self.adapted)
+            self.adapted = ()
         if start:
             alpha, rows = blend(job, start, self._alphas(index, phase))
             facts["blend"] = {"alpha": alpha, "points": rows}
             self.listener.on_message(_blended(alpha, rows))
             self.checkpoints.drop_start(index)
+
+    def _adapt(self, phase: GradientPhase) -> None:
+        """Put the phase's adapters in, once, and freeze everything else in the network's body."""
+        if not self.adapted:
+            self.adapted = attach(self.backbone, phase.lora_rank, phase.train_from, self.recipe.seed)
+        freeze_all_but_adapters(self.backbone)
 
     def _start(self, index: int, phase: GradientPhase, fresh: bool) -> dict[str, Tensor]:
         """The tensors that the phase trains, as they were before its first step; none where nothing asks."""
@@ -268,7 +284,8 @@ class _Work:
             return {}
         if not fresh:
             return self.checkpoints.load_start(index)
-        tensors = {n: t.detach().to("cpu", copy=True) for n, t in trained_tensors(self.backbone).items()}
+        trained = targets(self.backbone, self.adapted) if self.adapted else trained_tensors(self.backbone)
+        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in trained.items()}
         self.checkpoints.save_start(index, tensors)
         return tensors
 

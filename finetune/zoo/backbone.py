@@ -206,6 +206,10 @@ class Backbone(nn.Module):
 
     # --- stages -----------------------------------------------------------------------------------------
 
+    def stage_of(self, module: str) -> int:
+        """Stage of a module, by its name inside ``model``."""
+        return self._layout.stage_of(module)
+
     def stage_parameters(self, stage: int) -> list[tuple[str, nn.Parameter]]:
         """(name, parameter) of one stage; names as in ``named_parameters()``."""
         if not 0 <= stage < self.num_stages:
@@ -292,6 +296,14 @@ class Backbone(nn.Module):
         state[f"{self.head_path}.weight"] = self.head.weight.detach().reshape(shape)
         state[f"{self.head_path}.bias"] = self.head.bias.detach()
         return state
+
+    @torch.no_grad()
+    def run_probe(self) -> None:
+        """One random picture through the body, in eval mode, for hooks to see which modules run."""
+        mode = self.training
+        self.eval()
+        self._embedding(self._probe())
+        self.train(mode)
 
     def _probe(self) -> Tensor:
         """One random picture, always the same, on the network's device."""
