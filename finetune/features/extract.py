@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from finetune.data.threads import worker_count
 from finetune.data.transforms import evaluate_pixels
 from finetune.errors import DataError, must
 from finetune.features.cache import FeatureCache, network_key
+from finetune.features.finite import require_finite
 
 if TYPE_CHECKING:
     from finetune.data.imageset import ImageSet
@@ -73,7 +75,8 @@ def extract(
     call, for images that never come back. Batch norms are folded and images are
     decoded by ``threads`` background threads while the network computes.
 
-    Raises DataError for an empty set or an image that cannot be decoded.
+    Raises DataError for an empty set or an image that cannot be decoded, StrategyError for features that are
+    not finite.
     """
     if len(images) == 0:
         raise DataError(must("images", "at least one", 0))
@@ -111,8 +114,18 @@ def _compute(
             if progress is not None:
                 progress(done, len(todo))
             if done - start >= _SHARD_ROWS or done == len(todo):
-                store.add([digests[i] for i in todo[start:done]], np.concatenate(shard))
+                found, written = np.concatenate(shard), todo[start:done]
+                require_finite(  # before it is kept: a broken row must not come back from the cache
+                    np.split(found, np.cumsum(backbone.widths)[:-1], axis=1),
+                    partial(_name, images, written),
+                    backbone.stage_names,
+                )
+                store.add([digests[i] for i in written], found)
                 shard, start = [], done
+
+
+def _name(images: ImageSet, rows: list[int], row: int) -> str:
+    return images.name(rows[row])
 
 
 def _decoded(

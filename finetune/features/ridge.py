@@ -29,8 +29,8 @@ class RidgeFit:
     loo_error: float
     """Mean squared leave-one-out residual at the chosen lambda."""
 
-    def loo_accuracy(self, y: np.ndarray) -> float:
-        """Leave-one-out accuracy, a share in [0, 1].
+    def loo_accuracy(self, y: np.ndarray, among: np.ndarray | None = None) -> float:
+        """Leave-one-out accuracy, a share in [0, 1]; of the samples in the mask ``among`` (N,) where it is given.
 
         Class shares are taken out first: leaving a sample out makes its own class the rarer one, which under
         a strong penalty would count against the right answer (balanced noise would score below chance).
@@ -38,7 +38,8 @@ class RidgeFit:
         n, k = self.loo.shape
         counts = np.bincount(y, minlength=k)
         share = (counts[None, :] - np.eye(k)[y]) / max(1, n - 1)
-        return float(((self.loo - share).argmax(axis=1) == y).mean())
+        hits = (self.loo - share).argmax(axis=1) == y
+        return float((hits if among is None else hits[among]).mean())
 
 
 def fit_ridge(x: np.ndarray, y: np.ndarray, num_classes: int, lambdas: Sequence[float] = ()) -> RidgeFit:

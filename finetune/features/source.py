@@ -88,6 +88,11 @@ class SourceStatistics:
         try:
             tensors = {k: v.float().numpy() for k, v in load_file(path).items()}
             count = 1 + max(int(k.split(".")[0]) for k in tensors)
+            broken = [k for k, v in tensors.items() if not np.isfinite(v).all()]
+            broken += [f"{i}.rest" for i in range(count) if not tensors[f"{i}.rest"][0] > 0]
+            broken += [f"{i}.variances" for i in range(count) if not (tensors[f"{i}.variances"] > 0).all()]
+            if broken:
+                raise ValueError(f"{broken[0]} has values that are not finite and positive")  # noqa: TRY301
             names = ("mean", "directions", "variances", "quantiles")
             return cls(
                 tuple(

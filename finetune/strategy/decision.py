@@ -87,6 +87,8 @@ def similarity_of(evidence: Evidence) -> tuple[float, tuple[str, ...]]:
 
     Weights .4, .2, .4 and the end points are proposals, set on the six visible data sets.
     """
+    if evidence.blind:
+        return _similarity_unlabelled(evidence.source_distance)
     last, se = evidence.last.value, evidence.last.se
     error, seen = max(1 - last, se), max(last, se, 1e-6)
     headroom = evidence.gain / error
@@ -115,6 +117,15 @@ def similarity_of(evidence: Evidence) -> tuple[float, tuple[str, ...]]:
     return value, tuple(words for *_, words in parts)
 
 
+def _similarity_unlabelled(distance: float | None) -> tuple[float, tuple[str, ...]]:
+    """Where no label could be checked: the feature distance alone, pulled half way to 1/2; or 1/2."""
+    said = "with one image a class nothing can be left out, so the labels tell nothing"
+    if distance is None:
+        return 0.5, (said,)
+    raw = min(1.0, max(0.0, 1 - (distance - 1) / 0.5))
+    return 0.25 + 0.5 * raw, (said, f"feature distance {distance:.2f}x the source's own")
+
+
 def decide(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> Decision:
     """From evidence to a strategy: the table, leaning towards tuning unless the data are tiny."""
     amount = amount_of(evidence.n, evidence.median, cut)
@@ -127,10 +138,13 @@ def decide(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> Decision:
     reasons = [
         f"Amount: {amount}: {evidence.n} images, median {evidence.median:g} a class, {k} classes.",
         f"Similarity: {similarity:.2f}, {likeness_of(similarity, cut)}: {'; '.join(because)}.",
-        f"A linear head on the last stage gets {_percent(linear)} without seeing the image; "
-        f"stage by stage {', '.join(f'{100 * s.accuracy(k):.0f}' for s in evidence.stages)}, "
-        f"joined {100 * evidence.concat.accuracy(k):.0f}.",
     ]
+    if not evidence.blind:
+        stages = ", ".join(f"{100 * score.accuracy(k):.0f}" for score in evidence.stages)
+        reasons.append(
+            f"A linear head on the last stage gets {_percent(linear)} without seeing the image; "
+            f"stage by stage {stages}, joined {100 * evidence.concat.accuracy(k):.0f}."
+        )
     chosen, runner_up, why = _choose(evidence, amount, cell, linear[0])
     reasons.append(why)
     textbook = TEXTBOOK[cell][0]

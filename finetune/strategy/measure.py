@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from finetune.errors import StrategyError, must
+from finetune.features.finite import require_finite
 from finetune.features.knn import knn_accuracy
 from finetune.features.ridge import fit_ridge
 from finetune.features.scaling import Standardiser
@@ -35,6 +36,10 @@ class Score:
     def accuracy(self, num_classes: int) -> float:
         """The plain accuracy, a share in [0, 1]."""
         return self.value * (1 - 1 / num_classes) + 1 / num_classes
+
+
+UNMEASURED = Score(0.0, 1.0)
+"""Where nothing could be left out: guessing, and anything else is as possible."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,11 @@ class Evidence:
     def last(self) -> Score:
         """The last stage: what an ordinary linear classifier reaches."""
         return self.stages[-1]
+
+    @property
+    def blind(self) -> bool:
+        """Whether nothing could be left out, because every class has a single image."""
+        return self.last == UNMEASURED
 
     @property
     def best_stage(self) -> int:
@@ -126,7 +136,9 @@ def measure(
     """Probe every stage in closed form.
 
     taps: pooled features of each stage, (N, C_i); labels: (N,) int. ``n`` and ``counts`` describe the whole
-    training split where the features are a sample of it (``sample_indices``). Raises StrategyError.
+    training split where the features are a sample of it (``sample_indices``). A class's only image is never
+    left out and counts nowhere. Raises StrategyError for fewer than two images or classes, and for features
+    that are not finite or the same for all images.
     """
     if num_classes < 2:
         raise StrategyError(
@@ -134,6 +146,16 @@ def measure(
         )
     if len(labels) < 2 or not taps:
         raise StrategyError(must("the training split", "at least 2 images", len(labels)))
+    if len(np.unique(labels)) < 2:
+        raise StrategyError(must("the training split", "images of at least 2 classes", "images of one"))
+    require_finite(taps)
+    if not any(Standardiser.fit([tap]).scale.any() for tap in taps):
+        raise StrategyError(
+            must(
+                "features", "different between images", "the same for all at every stage",
+                "Are all images equal, or are the backbone's weights broken?",
+            )
+        )  # fmt: skip
     counted = np.asarray(counts if counts is not None else np.bincount(labels, minlength=num_classes))
     present = counted[counted > 0]
     scores = tuple(_score([tap], labels, num_classes) for tap in taps)
@@ -144,7 +166,8 @@ def measure(
     if source is not None and [len(s.mean) for s in source.stages] == [tap.shape[1] for tap in taps]:
         share = float(source.stages[-1].share_inside(last))
         ratios = [
-            np.median(s.distance(tap)) / s.quantiles[3] for s, tap in zip(source.stages, taps, strict=True)
+            np.median(s.distance(tap)) / max(float(s.quantiles[3]), 1e-12)
+            for s, tap in zip(source.stages, taps, strict=True)
         ]
         distance = float(np.median(ratios))
     return Evidence(
@@ -194,13 +217,19 @@ def sample_indices(labels: np.ndarray, limit: int = MAX_IMAGES, seed: int = 0) -
 
 
 def _score(blocks: Sequence[np.ndarray], labels: np.ndarray, num_classes: int) -> Score:
-    """Leave-one-out ridge accuracy of some stages side by side; 0 +- 0 where they carry nothing."""
+    """Leave-one-out ridge accuracy of some stages side by side; 0 +- 0 where they carry nothing.
+
+    Over the images that can be left out: without a class's only image the class is gone.
+    """
+    others = np.bincount(labels, minlength=num_classes)[labels] >= 2
+    if not others.any():
+        return UNMEASURED
     standardiser = Standardiser.fit(blocks)
     x = standardiser.transform(blocks)
     if not standardiser.scale.any():
         return Score(0.0, 0.0)
-    accuracy = fit_ridge(x, labels, num_classes, _LAMBDAS).loo_accuracy(labels)
-    n = len(labels)
+    accuracy = fit_ridge(x, labels, num_classes, _LAMBDAS).loo_accuracy(labels, others)
+    n = int(others.sum())
     se = math.sqrt(max(accuracy * (1 - accuracy), 0.25 / n) / n)
     return Score(_normalise(accuracy, num_classes), se / (1 - 1 / num_classes))
 
