@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import PurePath
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -150,7 +151,8 @@ class Pipeline:
         if self.figures:
             from finetune.report.run_figures import draw_figures
 
-            draw_figures(self.folder.path, scores, backbone.stage_names)
+            name = PurePath(bundle.source).name or "this data set"
+            draw_figures(self.folder.path, scores, backbone.stage_names, name)
         result = {
             "strategy": self.recipe.strategy,
             "chosen": plan.strategy,

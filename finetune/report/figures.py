@@ -46,7 +46,7 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
         if axes.has_data():
             axes.legend(frameon=False, fontsize=8)
         _plain(axes)
-    return _png(figure)
+    return as_png(figure)
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
@@ -73,7 +73,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
         xlabel="predicted class", ylabel="true class", title=f"confusion on {counts.sum():,} test images"
     )
     figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
-    return _png(figure)
+    return as_png(figure)
 
 
 def stages(
@@ -104,7 +104,7 @@ def stages(
     axes.set(ylabel="accuracy (0 chance, 1 perfect)", title="linear probe on each stage, input to head")
     axes.set_ylim(min(0, *accuracies), 1.05)
     _plain(axes)
-    return _png(figure)
+    return as_png(figure)
 
 
 def _one_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
@@ -132,7 +132,7 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.set_canvas(FigureCanvasAgg(figure))
     figure.savefig(stream, format="png", pil_kwargs={"compress_level": 3})

@@ -10,35 +10,42 @@ from typing import Any
 from finetune.evaluation.metrics import Scores
 from finetune.files import atomic_write_bytes
 from finetune.report import figures
+from finetune.report.plane import plane
 from finetune.training.metrics_log import read_metrics
 
 
-def draw_figures(folder: Path, scores: Scores, stage_names: Sequence[str]) -> list[str]:
-    """confusion.png always; curves.png where steps were trained; stages.png where stages were measured."""
+def draw_figures(
+    folder: Path, scores: Scores, stage_names: Sequence[str], name: str = "this data set"
+) -> list[str]:
+    """confusion.png always; curves.png where steps were trained; stages.png and plane.png where stages were
+    measured. ``name``: what to call this data set on the plane."""
     drawn = {"confusion.png": figures.confusion(scores.matrix, [c.name for c in scores.classes])}
     rows = read_metrics(folder)
     if rows:
         drawn["curves.png"] = figures.curves(rows)
-    evidence = _evidence(folder)
+    decision = _decision(folder)
+    found = decision.get("evidence")
+    evidence: dict[str, Any] = found if isinstance(found, dict) else {}
     measured = evidence.get("stages") or []
     if len(measured) == len(stage_names):
         values, errors = [s["value"] for s in measured], [s["se"] for s in measured]
         lines = {"nearest neighbours": evidence["knn"], "stages joined": evidence["concat"]["value"]}
         drawn["stages.png"] = figures.stages(stage_names, values, errors, lines)
-    for name, png in drawn.items():
-        atomic_write_bytes(folder / name, png)
+    similarity, amount = decision.get("similarity"), evidence.get("median")
+    if isinstance(similarity, float) and isinstance(amount, float) and amount > 0:
+        drawn["plane.png"] = plane(name, amount, similarity, len(scores.classes))
+    for file, png in drawn.items():
+        atomic_write_bytes(folder / file, png)
     return list(drawn)
 
 
-def _evidence(folder: Path) -> dict[str, Any]:
-    """What decision.json says was measured; empty where nothing was, or where the file was damaged since.
+def _decision(folder: Path) -> dict[str, Any]:
+    """decision.json; empty where there is none, or where the file was damaged since.
 
     A result that took hours is worth more than one of its pictures.
     """
-    path = folder / "decision.json"
     try:
-        decision: Any = json.loads(path.read_text(encoding="utf-8"))
+        found: Any = json.loads((folder / "decision.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    found = decision.get("evidence") if isinstance(decision, dict) else None
     return found if isinstance(found, dict) else {}

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from finetune.report import figures
+from finetune.report.plane import plane
 
 
 def opened(png: bytes) -> Image.Image:
@@ -78,4 +79,42 @@ def test_a_damaged_decision_costs_one_picture_only(tmp_path: Path) -> None:
 
     scores = score(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), ("a", "b"))
     (tmp_path / "decision.json").write_text("{")
+    assert draw_figures(tmp_path, scores, ("stem", "body")) == ["confusion.png"]
+
+
+def colours(image: Image.Image) -> np.ndarray:
+    """(H, W) whether a pixel is the orange of this data set's mark."""
+    pixels = np.asarray(image.convert("RGB")).astype(int)
+    return np.abs(pixels - [0xC0, 0x56, 0x21]).sum(axis=2) < 12
+
+
+def test_plane_marks_the_data_set_where_it_falls() -> None:
+    places = {}
+    for similarity, amount in ((0.1, 5), (0.9, 5), (0.1, 3000), (0.9, 3000)):
+        image = opened(plane("mine", amount, similarity, 10))
+        rows, columns = np.nonzero(colours(image))
+        places[similarity, amount] = (columns.mean() / image.width, rows.mean() / image.height)
+    for amount in (5, 3000):
+        assert places[0.1, amount][0] < 0.35 < 0.65 < places[0.9, amount][0]
+    for similarity in (0.1, 0.9):
+        assert places[similarity, 3000][1] < 0.4 < 0.6 < places[similarity, 5][1]
+
+
+@pytest.mark.parametrize(("amount", "similarity", "k"), [(1, 0.0, 2), (100_000, 1.0, 1000), (7.5, 0.575, 3)])
+def test_plane_at_its_ends_and_among_known_data_sets(amount: float, similarity: float, k: int) -> None:
+    known = [("a known one", 0.9, 0.02), ("another", 5000.0, 0.97)]
+    alone = opened(plane("a name that is far too long for any figure to show", amount, similarity, k))
+    among = opened(plane("mine", amount, similarity, k, known))
+    assert colours(alone).sum() > 50
+    assert alone.size == among.size
+
+
+def test_the_plane_is_drawn_where_similarity_was_measured(tmp_path: Path) -> None:
+    from finetune.evaluation.metrics import score
+    from finetune.report.run_figures import draw_figures
+
+    scores = score(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), ("a", "b"))
+    (tmp_path / "decision.json").write_text('{"similarity": 0.4, "evidence": {"median": 30.0}}')
+    assert draw_figures(tmp_path, scores, ("stem", "body")) == ["confusion.png", "plane.png"]
+    (tmp_path / "decision.json").write_text('{"similarity": null, "evidence": {}}')
     assert draw_figures(tmp_path, scores, ("stem", "body")) == ["confusion.png"]

@@ -1,0 +1,78 @@
+"""The plane that the decision is made on: amount x similarity, its cells, this data set among known ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from finetune.report.figures import GREY, ORANGE, as_png
+from finetune.strategy.table import TEXTBOOK, THRESHOLDS, Column, Row, Thresholds
+
+Known = tuple[str, float, float]
+"""(name, images a class, similarity) of a data set."""
+
+BENCHMARK: tuple[Known, ...] = ()
+"""Data sets of the regret benchmark, measured with the embedded backbone."""
+
+
+def plane(
+    name: str,
+    amount: float,
+    similarity: float,
+    num_classes: int,
+    known: Sequence[Known] = BENCHMARK,
+    cut: Thresholds = THRESHOLDS,
+) -> bytes:
+    """PNG: similarity to the right, images a class upwards on a log axis, the borders of the cells.
+
+    amount: median images a class; similarity: in [0, 1]. The border of the rows depends on the images in all
+    too, so it is drawn for ``num_classes`` classes. ``known`` are grey points, named.
+    """
+    few = max(cut.little_per_class, cut.little_images / num_classes)
+    many = max(cut.lots_per_class, cut.lots_images / num_classes, few)
+    heights = [amount, few, many, *(a for _, a, _ in known)]
+    low, high = min(1.0, *heights) / 1.6, max(heights) * 4
+    figure = Figure(figsize=(7.6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_yscale("log")
+    axes.set(xlim=(0, 1), ylim=(low, high), xlabel="similarity to what the network was trained on")
+    axes.set_ylabel(f"training images a class (median of {num_classes} classes)")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.axhspan(few, many, color=GREY, alpha=0.10, linewidth=0)
+    axes.axvspan(cut.different, cut.similar, color=GREY, alpha=0.10, linewidth=0)
+    axes.axhline(few, color=GREY, linewidth=1.2)
+    axes.axvline(cut.middle, color=GREY, linewidth=1.2)
+    rows: dict[Row, float] = {"very little data": 0.02, "quite a lot of data": 0.98}
+    columns: dict[Column, float] = {"very different": cut.middle / 2, "very similar": (1 + cut.middle) / 2}
+    for row, y in rows.items():
+        for column, x in columns.items():
+            strategy, _ = TEXTBOOK[row, column]
+            text = f"{row}, {column}:\ntextbook says {strategy}"
+            # Inside the axes, at the outer edge of the cell: the points are more likely near the borders.
+            place = {"ha": "center", "va": "bottom" if y < 0.5 else "top"}
+            axes.text(x, y, text, transform=axes.transAxes, fontsize=8, color=GREY, **place)
+    for other, a, s in known:
+        axes.plot([s], [a], "o", color=GREY, markersize=5, alpha=0.8)
+        _name(axes, other, s, a, GREY, 8)
+    mark = {"markersize": 11, "markeredgecolor": "white", "zorder": 5, "clip_on": False}
+    axes.plot([similarity], [amount], "o", color=ORANGE, **mark)
+    _name(axes, name, similarity, amount, ORANGE, 10)
+    axes.set_title("shaded: in between", fontsize=8, color=GREY, loc="right")
+    axes.set_title("where this data set falls", fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    return as_png(figure)
+
+
+def _name(axes: Axes, text: str, x: float, y: float, colour: str, size: int) -> None:
+    """Beside the point, towards the middle, so that it stays on the picture; no line runs through it."""
+    left = x > 0.6
+    short = text if len(text) <= 32 else text[:31] + "…"
+    axes.annotate(
+        short, (x, y), xytext=(-9 if left else 9, 0), textcoords="offset points", fontsize=size,
+        color=colour, ha="right" if left else "left", va="center", zorder=6,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+    )  # fmt: skip
