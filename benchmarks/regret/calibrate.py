@@ -6,6 +6,7 @@ one, in turn. Relatives share a family, so that nobody is judged on a twin of wh
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -48,8 +49,9 @@ def _restored(value: Any) -> Any:
     return value
 
 
+@functools.lru_cache(maxsize=2**18)
 def decided(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> str:
-    """The selector's choice from the evidence."""
+    """The selector's choice from the evidence; remembered, for the searches of all families try the same cuts."""
     return decide(evidence, cut).chosen
 
 
@@ -217,7 +219,9 @@ def single_scorers(trials: Sequence[Trial]) -> list[Rival]:
 
     found = [
         left_out("LogME threshold", "two arms and a cut, fitted on the other families", known, logme_rule),
-        left_out("best single scorer", "score, cut and arms fitted on the other families", known, best_rule),
+        left_out(
+            "best of the single scores", "score, cut and arms fitted on the other families", known, best_rule
+        ),
     ]
     return [rival for rival in found if rival is not None]
 

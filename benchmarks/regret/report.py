@@ -30,6 +30,8 @@ from finetune.strategy.table import THRESHOLDS
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 Best = Mapping[tuple[str, str, str, str], tuple[str, float]]
+Pictures = dict[str, Callable[[], bytes]]
+"""File name -> what draws it."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,18 @@ def write_report(own: Results, tuned: Results, document: Path) -> None:
         raise RunError(must(str(document), f"a file with one {BEGIN} and, below it, one {END}", "another"))
     made, pictures = render(own, tuned, document.stem)
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    for name, data in pictures.items():
-        atomic_write_bytes(document.parent / document.stem / name, data)
+    for name, draw in pictures.items():
+        atomic_write_bytes(document.parent / document.stem / name, draw())
     atomic_write_text(document, f"{before}\n\n{made.strip()}\n\n{after}")
 
 
-def render(own: Results, tuned: Results, folder: str = "regret") -> tuple[str, dict[str, bytes]]:
-    """Markdown and pictures (file name -> PNG) of all sections for which there are rows."""
+def render(own: Results, tuned: Results, folder: str = "regret") -> tuple[str, Pictures]:
+    """Markdown and pictures of all sections for which there are rows."""
     if not own.trials and not tuned.trials:
         lacks = f" {own.incomplete} groups of rows lack an arm." if own.incomplete else ""
         return f"No complete rows yet, so there is nothing to report.{lacks}\n", {}
-    parts, pictures = [basis(own if own.trials else tuned)], {}
+    parts = [basis(own if own.trials else tuned)]
+    pictures: Pictures = {}
     for backbone in own.backbones:
         made, drawn = section(own.of(backbone), f"{backbone}, every arm at its own learning rate", folder)
         parts.append(made)
@@ -107,7 +110,7 @@ def basis(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def section(trials: Sequence[Trial], title: str, folder: str) -> tuple[str, dict[str, bytes]]:
+def section(trials: Sequence[Trial], title: str, folder: str) -> tuple[str, Pictures]:
     """All tables and pictures of some trials of one backbone."""
     best = oracle(trials)
     warning = ""
@@ -118,7 +121,7 @@ def section(trials: Sequence[Trial], title: str, folder: str) -> tuple[str, dict
             "large. These figures are a look at the machinery, not a result.**\n\n"
         )
     scored = _scored(rules(trials), trials, best)
-    reference = _find(scored, "best single")
+    reference = _find(scored, "best single (")
     autos = [s for s in scored if s.rival.name.startswith("auto")]
     parts = [f"### {title}\n", warning + rules_table(scored, reference, trials, best)]
     parts.append(paired_table(autos, scored))
@@ -127,17 +130,14 @@ def section(trials: Sequence[Trial], title: str, folder: str) -> tuple[str, dict
     parts.append(thresholds_text(trials))
     parts.append(arms_table(trials))
     stem = "".join(c if c.isalnum() else "-" for c in title).strip("-")
-    pictures: dict[str, bytes] = {}
-    draws: dict[str, Callable[[], bytes]] = {
+    draws: Pictures = {
         "rules": lambda: figures.bars({s.rival.name: (s.regrets, alone(s.regrets)) for s in scored}),
         "sizes": lambda: figures.by_size(trials),
     }
     if any(t.record is not None for t in trials):
         draws["plane"] = lambda: figures.plane(trials, best)
-    for name, draw in draws.items():
-        pictures[f"{stem}-{name}.png"] = draw()
-        parts.append(f"![{name}, {title}]({folder}/{stem}-{name}.png)\n")
-    return "\n".join(parts), pictures
+    parts += [f"![{name}, {title}]({folder}/{stem}-{name}.png)\n" for name in draws]
+    return "\n".join(parts), {f"{stem}-{name}.png": draw for name, draw in draws.items()}
 
 
 def rules(trials: Sequence[Trial]) -> list[rivals.Rival]:

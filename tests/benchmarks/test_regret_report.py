@@ -1,0 +1,169 @@
+"""What is printed is what the rows say; where there are no rows, no figure is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from planted import FAR, NEAR, evidence, records_of, row
+
+from benchmarks.regret import figures, report
+from benchmarks.regret.__main__ import main
+from benchmarks.regret.ledger import Ledger, Row
+from benchmarks.regret.report import BEGIN, END, render, write_report
+from benchmarks.regret.results import Results, collect
+from finetune.errors import DataError, RunError
+
+DATA = ("a", "b", "c", "d", "e")
+FOUND = {
+    data: evidence(FAR if i % 2 else NEAR, 500, seed=s)
+    for i, (data, s) in enumerate(zip(DATA, (1, 0, 4, 1, 5)))
+}
+
+
+def table(seeds: int = 2, rates: Sequence[str] = ("1",), data: Sequence[str] = DATA) -> list[Row]:
+    """lp-ft is right for every other data set by four points, partial for the rest; the linear head is far below."""
+    rows = []
+    for name in data:
+        far = DATA.index(name) % 2
+        for seed in range(seeds):
+            good = {"linear": 0.70, "partial": 0.86 if far else 0.90, "lp-ft": 0.90 if far else 0.86}
+            for arm, accuracy in good.items():
+                for lr in ("-",) if arm == "linear" else rates:
+                    rows.append(
+                        row(name, "100", seed, arm, accuracy, lr, val_accuracy=accuracy - abs(len(lr) - 1))
+                    )
+            rows.append(row(name, "100", seed, "auto", 0.89, chosen="lp-ft", decide_seconds=3.0))
+    return rows
+
+
+def results(rows: list[Row]) -> tuple[Results, Results]:
+    records = records_of(rows, FOUND)
+    return tuple(collect(rows, records, {}, own_rates=own) for own in (True, False))  # type: ignore[return-value]
+
+
+def line(text: str, start: str) -> list[str]:
+    """Cells of the first table row that begins with ``start``."""
+    found = next(part for part in text.splitlines() if part.startswith(f"| {start}"))
+    return [cell.strip() for cell in found.strip("|").split("|")]
+
+
+def test_the_planted_regrets_are_printed() -> None:
+    made, pictures = render(*results(table()))
+    assert line(made, "always lp-ft")[1:6] == [
+        "2.40",
+        "4.0",
+        "4.0",
+        "40%",
+        "-50%",
+    ]  # 3 of 5 data sets lose 4 points
+    assert line(made, "always partial")[1:5] == ["1.60", "4.0", "4.0", "60%"]
+    assert line(made, "best single (partial)")[1] == "1.60"
+    assert line(made, "auto, as run")[1:6] == ["1.00", "1.0", "1.0", "100%", "38%"]
+    assert line(made, "always linear")[1] == "20.00"
+    assert line(made, "random")[1] == "8.00"
+    assert line(made, "validate every arm")[1:2] + line(made, "validate every arm")[6:7] == ["0.00", "100%"]
+    assert line(made, "auto, its choice")[1] == "0.00"
+    assert line(made, "never more than 1 point below linear")[1] == "-20.0, met"
+    assert line(made, "mean regret <= 0.7")[1:] == ["0.00, met", "1.00, **missed**", "0.00, met"]
+    assert "rest on **5 data sets** of 5 families, sizes 100" in made
+    assert "**2 seeds**, 1 backbone: 10 trials, each with the arms linear, partial, lp-ft." in made
+    assert "Not measured: multistage, norm-bias" in made
+    assert "took 3 s at most" in made
+    assert "Not measured yet: every trial has one learning rate." in made
+    assert len(pictures) == 3
+    for name in re.findall(r"\(regret/(.*\.png)\)", made):
+        assert name in pictures
+
+
+def test_gap_and_intervals_are_those_of_the_summary() -> None:
+    made, _ = render(*results(table()))
+    against = line(made, "always linear |")
+    cells = [part for part in made.splitlines() if part.startswith("| always linear | +")]
+    assert against[0] == "always linear"
+    assert cells == ["| always linear | +20.00 | +20.00 to +20.00 |"]
+
+
+def test_tuned_rates_get_a_section_of_their_own() -> None:
+    made, pictures = render(*results(table(rates=("1", "1/3"))))
+    assert made.count("\n### ") == 2
+    assert len(pictures) == 6
+    assert "learning rates chosen on validation" in made
+
+
+def test_one_seed_is_called_what_it_is() -> None:
+    made, _ = render(*results(table(seeds=1)))
+    assert "**One seed only: the oracle was chosen on the very test it is scored on" in made
+    assert "**1 seed**" in made
+
+
+def test_few_families_get_no_intervals() -> None:
+    made, _ = render(*results(table(data=("a", "b"))))
+    assert "No intervals: the trials are of fewer than 4 families." in made
+    assert "**Fewer than 4 families: no intervals are given, and little follows.**" in made
+
+
+def test_without_evidence_nothing_is_made_up() -> None:
+    rows = [r for r in table() if r["arm"] != "auto"]
+    made, pictures = render(*results(rows))
+    assert "Auto was not measured in these trials." in made
+    assert "No stored evidence, so no ablations." in made
+    assert not [name for name in pictures if "plane" in name]
+    assert "auto, " not in made
+
+
+def test_no_rows_no_figures() -> None:
+    made, pictures = render(*results([]))
+    assert made == "No complete rows yet, so there is nothing to report.\n"
+    assert pictures == {}
+    lacking = render(*results([row("a", "5", 0, "linear", 0.5), row("b", "5", 0, "partial", 0.5, "1")]))[0]
+    assert "2 groups of rows lack an arm" in lacking
+    with pytest.raises(DataError, match="The bars must be of at least one rule"):
+        figures.bars({})
+    with pytest.raises(DataError, match="The panels must be of at least one data set"):
+        figures.by_size([])
+    with pytest.raises(DataError, match="The plane must be of trials with a measured similarity"):
+        figures.plane([], {})
+
+
+def test_commits_side_by_side_are_told() -> None:
+    rows = [*table(), row("a", "5", 0, "linear", 0.5, commit="other")]
+    assert "**Rows of 2 commits stand side by side.**" in render(*results(rows))[0]
+
+
+def test_the_document_keeps_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = tmp_path / "regret.md"
+    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    found = results(table())
+    write_report(*found, document)
+    text = document.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n\nThese tables rest on")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "\nold\n" not in text
+    pictures = sorted((tmp_path / "regret").iterdir())
+    assert [p.name for p in pictures] == sorted(re.findall(r"\(regret/(.*\.png)\)", text))
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
+    monkeypatch.setattr(report, "render", lambda own, tuned, folder: ("other", {}))
+    write_report(*found, document)
+    assert document.read_text() == f"before\n{BEGIN}\n\nother\n\n{END}\nafter\n"
+    document.write_text("no marks")
+    with pytest.raises(RunError, match="must be a file with one <!-- results: begin -->"):
+        write_report(*found, document)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = Ledger(tmp_path / "r.csv")
+    ledger.open()
+    rows = table()
+    records = records_of(rows, FOUND)
+    for one in rows:
+        key = tuple(one[k] for k in ("data", "size", "seed", "backbone", "arm", "lr", "recipe", "code"))
+        ledger.append(one, records.get(key))
+    assert main(["report", str(ledger.path), "--print"]) == 0
+    assert line(capsys.readouterr().out, "always partial")[1] == "1.60"
+    assert main(["report", str(tmp_path / "none.csv")]) == 2
+    assert "A ledger must be a CSV" in capsys.readouterr().err
+    assert main(["run", "--root", str(tmp_path / "none"), "--out", str(tmp_path / "x.csv")]) == 2
+    assert "--root must be a folder" in capsys.readouterr().err
