@@ -52,6 +52,8 @@ class ProbeRecipe(_Section):
     combine: Literal["auto", "pick", "average"] = "auto"
     """Where several heads are within one standard error of the best: one of them, or the mean of all; auto: the
     mean below a median of 10 images a class."""
+    norms: Literal["source", "target", "try"] | None = None
+    """Batch norms' statistics: the pretrained ones, re-estimated on the images, or the better; default: source."""
     cache: bool = True
     """Keep features on disk, keyed by image bytes, weights and preprocessing."""
 

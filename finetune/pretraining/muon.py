@@ -33,7 +33,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
         polynomial = torch.addmm(torch.add(a * identity, gram, alpha=b), gram, gram, alpha=c)
         product = polynomial @ product
         gram = polynomial @ gram @ polynomial
-    result = product @ wide
+    result: Tensor = product @ wide
     return result if matrix.shape[0] <= matrix.shape[1] else result.T
 
 

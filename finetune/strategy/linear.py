@@ -22,6 +22,7 @@ class Linear(Strategy):
             combine=probe.combine,
             folds=probe.folds,
             fit_on="train+val",
+            norms=probe.norms or "source",
         )
         return Plan(
             strategy="linear",

@@ -20,6 +20,7 @@ class Multistage(Strategy):
         phase = ProbePhase(
             name="multi-stage probe", candidates=candidate_stages(ctx.num_stages), solver=probe.solver,
             combine=probe.combine, folds=probe.folds, fit_on="train+val",
+            norms=probe.norms or "source",
         )  # fmt: skip
         return Plan(
             strategy="multistage",

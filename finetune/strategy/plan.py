@@ -42,6 +42,9 @@ class ProbePhase(_Frozen):
     """``train+val`` when no later phase needs the validation split: lambda is cross-validated anyway."""
     restart: bool = False
     """Whether the pretrained weights are put back first: a refit begins where the first fit began."""
+    norms: Literal["source", "target", "try"] = "source"
+    """Running statistics of batch norms: the pretrained ones, re-estimated on these images (AdaBN, arXiv
+    1603.04779), or whichever of the two gives the head the lower held-out log-loss."""
 
 
 class GradientPhase(_Frozen):

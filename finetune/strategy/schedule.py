@@ -75,6 +75,7 @@ def head_phase(ctx: Context) -> ProbePhase:
         solver=ctx.recipe.probe.solver,
         combine=ctx.recipe.probe.combine,
         folds=ctx.recipe.probe.folds,
+        norms=ctx.recipe.probe.norms or "source",
     )
 
 

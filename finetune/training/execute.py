@@ -28,12 +28,14 @@ from finetune.training.interrupt import StopRequest
 from finetune.training.job import Desk, Job, load_model_state, model_state, trained_tensors
 from finetune.training.loop import fit
 from finetune.training.metrics_log import MetricsLog
+from finetune.training.norms import reestimate, restore, statistics
 from finetune.training.optim import describe_groups, param_groups, summary_lines
 from finetune.training.precision import Precision, choose_precision
 from finetune.zoo.adapters import attach, freeze_all_but_adapters, merge, targets
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle
+    from finetune.features.probe import ProbeResult
     from finetune.zoo.backbone import Backbone
 
 T = TypeVar("T")
@@ -178,26 +180,44 @@ class _Work:
         return self.backbone.eval()
 
     def _probe(self, phase: ProbePhase, facts: dict[str, Any]) -> None:
-        """Solve the head on cached features."""
-        from finetune.features.extract import extract
-        from finetune.features.probe import fit_probe
-
+        """Solve the head on cached features, with the norms' statistics that the phase names."""
         if phase.restart:
             self.backbone.model.load_state_dict(self.pristine)
         self.backbone.eval()
-        images = self._bundle(phase).train
-        features = extract(
-            self.backbone, images, batch_size=64, device=self.device, cache=self.recipe.probe.cache,
-            threads=self.recipe.data.workers, message=self.listener.on_message,
-            progress=lambda done, total: self.listener.on_progress("computing features", done, total),
-        )  # fmt: skip
-        result = fit_probe(phase, features.taps, features.labels, len(self.bundle.classes), self.recipe.seed)
+        result = self._solve(phase) if phase.norms != "target" else None
+        if phase.norms != "source":
+            source, images = statistics(self.backbone), self._bundle(phase).train
+            threads = worker_count(self.recipe.data.workers)
+            if reestimate(self.backbone, images, self.device, threads, self.recipe.seed):
+                again = self._solve(phase)
+                better = result is None or again.chosen.log_loss < result.chosen.log_loss
+                if result is not None:
+                    losses = {"source": result.chosen.log_loss, "target": again.chosen.log_loss}
+                    facts["norms"] = {"chosen": "target" if better else "source", "log_loss": losses}
+                    self.listener.on_message(_norms_line(losses))
+                if better:
+                    result = again
+                else:
+                    restore(self.backbone, source)
+        if result is None:  # a network without running statistics
+            result = self._solve(phase)
         self.backbone.set_head(torch.from_numpy(result.weight), torch.from_numpy(result.bias), result.taps)
         facts.update(
             trained_parameters=result.weight.size + result.bias.size,
             **result.to_dict(),
         )
         self.listener.on_message(result.story())
+
+    def _solve(self, phase: ProbePhase) -> ProbeResult:
+        from finetune.features.extract import extract
+        from finetune.features.probe import fit_probe
+
+        features = extract(
+            self.backbone, self._bundle(phase).train, batch_size=64, device=self.device,
+            cache=self.recipe.probe.cache, threads=self.recipe.data.workers, message=self.listener.on_message,
+            progress=lambda done, total: self.listener.on_progress("computing features", done, total),
+        )  # fmt: skip
+        return fit_probe(phase, features.taps, features.labels, len(self.bundle.classes), self.recipe.seed)
 
     def _bundle(self, phase: ProbePhase | GradientPhase) -> DataBundle:
         """The images as the phase divides them: with ``train+val`` nothing is left to validate on."""
@@ -307,6 +327,15 @@ class _Work:
             channels_last=train.channels_last,
             images=phase.epochs * feed.images,
         )
+
+
+def _norms_line(losses: dict[str, float]) -> str:
+    """One line about the norms that were tried."""
+    kept = "kept" if losses["target"] < losses["source"] else "not kept"
+    return (
+        f"Batch norms re-estimated on these images: held-out log-loss {losses['target']:.3f} instead of "
+        f"{losses['source']:.3f}; {kept}."
+    )
 
 
 def _blended(alpha: float, rows: list[dict[str, Any]]) -> str:
