@@ -157,7 +157,7 @@ def decide(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> Decision:
     return Decision(
         amount=amount, similarity=similarity, cell=cell,
         chosen=chosen, runner_up=runner_up, reasons=tuple(reasons),
-        expected={"linear": linear, "multistage": multi}, evidence=evidence,
+        expected={} if evidence.blind else {"linear": linear, "multistage": multi}, evidence=evidence,
         lr_factor=2.0 if far and chosen in ("partial", "lp-ft", "full") else 1.0,
     )  # fmt: skip
 

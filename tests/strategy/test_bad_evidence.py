@@ -68,6 +68,7 @@ def test_one_image_a_class_claims_nothing(counts: tuple[int, ...]) -> None:
     decision = decide(found)
     assert decision.chosen in ("linear", "multistage")
     assert not any("without seeing the image" in reason for reason in decision.reasons)
+    assert decision.expected == {}
     near, far = replace(found, source_distance=1.0), replace(found, source_distance=2.0)
     assert similarity_of(near)[0] == 0.75
     assert similarity_of(far)[0] == 0.25
