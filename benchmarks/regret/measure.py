@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 
 _LEFT_OUT = {"name", "out", "seed", "strategy", "backbone", "device", "threads"}
 """Recipe keys that are columns of their own, or change no figure but the seconds."""
+_NOT_IN_DATA = {"path", "limit_per_class", "workers"}
+_NOT_IN_TRAIN = {"save_every", "log_every"}
+
+_NEVER = 10**6
+"""Steps between checkpoints: a killed row is measured again from its start, so none is of use."""
 
 
 class Clock(Listener):
@@ -97,9 +102,8 @@ class Bench:
     def recipe_digest(self) -> str:
         """Of what the recipe says about data, probes and training."""
         tree = {k: v for k, v in self.recipe.model_dump(mode="json").items() if k not in _LEFT_OUT}
-        tree["data"] = {
-            k: v for k, v in tree["data"].items() if k not in ("path", "limit_per_class", "workers")
-        }
+        for section, kept_apart in (("data", _NOT_IN_DATA), ("train", _NOT_IN_TRAIN)):
+            tree[section] = {k: v for k, v in tree[section].items() if k not in kept_apart}
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
 
     @cached_property
@@ -149,7 +153,8 @@ class Bench:
         """The recipe of one row."""
         data = self.recipe.data.model_dump(exclude_unset=True)
         keys = {**data, "path": str(cell.case.path), "limit_per_class": cell.size}
-        return self.recipe.override(data=keys, seed=cell.seed, strategy=strategy)
+        train = {"save_every": _NEVER, **self.recipe.train.model_dump(exclude_unset=True)}
+        return self.recipe.override(data=keys, train=train, seed=cell.seed, strategy=strategy)
 
     def bundle(self, cell: Cell) -> DataBundle:
         """The cell's images; a data set is decoded once as long as its cells follow each other."""
