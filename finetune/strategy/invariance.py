@@ -137,7 +137,7 @@ def try_augmentations(
         why = "too few images to tell"
         return (*trials, *(Trial(family, policy, False, why) for policy, family in wanted))
     originals = images.subset(chosen)
-    count = 2 if 2 * len(chosen) <= MAX_IMAGES else 1
+    count = 2 if len(chosen) <= MAX_IMAGES // 4 else 1
     clean = _taps(backbone, originals, recipe, listener)
     for policy, family in wanted:
         made = AUGMENTATIONS.get(policy)(backbone.preprocessing)
