@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from benchmarks.regret.ledger import Key, Ledger, Row, key_of
 from benchmarks.regret.order import Cell
-from finetune.errors import Interrupted
+from finetune.errors import Interrupted, RunError
 
 
 class Measurer(Protocol):
@@ -39,7 +39,7 @@ def run_cells(
 
     No cell is begun after ``minutes``; the one that runs is finished, for a trained network is worth waiting for.
     ``retry`` measures failed cells again, ``redo`` those of the named arms, whatever the ledger has of them.
-    Raises Interrupted when stopped; every finished row is in the ledger.
+    Raises Interrupted when stopped, RunError where the disk is full; every finished row is in the ledger.
     """
     ledger.open()
     begun, added = clock(), 0
@@ -51,7 +51,7 @@ def run_cells(
             break
         try:
             row, record = bench.measure(cell)
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt, RunError):  # a full disk is no property of the cell
             say(f"Stopped in {cell}; {added} rows were added.")
             raise
         except Exception as error:  # a diverged or impossible cell is a result: the row says which

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
 import shutil
 from pathlib import Path
 
 import pytest
 
+from benchmarks.regret import cases, published
 from benchmarks.regret.cases import (
     Case,
     family_of,
@@ -25,8 +27,8 @@ def test_all_sub_folders_with_classes(picture_folder: Path, tmp_path: Path) -> N
     shutil.copytree(picture_folder, tmp_path / "parted" / "train")
     shutil.copytree(picture_folder, tmp_path / "parted" / "val")
     (tmp_path / "notes").mkdir()
-    cases = find_cases(tmp_path)
-    assert [(c.name, c.images) for c in cases] == [("pictures", 36), ("parted", 72)]
+    found = find_cases(tmp_path)
+    assert [(c.name, c.images) for c in found] == [("pictures", 36), ("parted", 72)]
     assert [c.name for c in find_cases(tmp_path, ["parted"])] == ["parted"]
     with pytest.raises(ConfigError, match=r"data sets must be folders of .*Did you mean \"pictures\""):
         find_cases(tmp_path, ["picturs"])
@@ -57,6 +59,11 @@ def test_sizes_that_take_everything_are_one() -> None:
     assert sizes(11) == [2, 5, 10, None]
     assert Case("a", Path(), "a", 1000, 9000).sizes([5, 25]) == [5, 25]
     assert Case("a", Path(), "a", 20, 100).sizes([5, 25]) == [5, None]
+
+
+def test_the_examples_in_the_docstrings() -> None:
+    for module in (cases, published):
+        assert doctest.testmod(module).failed == 0
 
 
 def test_size_names() -> None:

@@ -106,6 +106,20 @@ def test_a_failed_cell_is_a_row_and_not_the_end(tmp_path: Path, cells: list[Cell
     assert run_cells(Fake(), cells, ledger, redo=[AUTO], say=quiet) == sum(c.arm == AUTO for c in cells)
 
 
+def test_a_full_disk_fails_no_cell(
+    tmp_path: Path, cells: list[Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, bench = Ledger(tmp_path / "r.csv"), Fake()
+
+    def full(cell: Cell) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        raise RunError("The disk is full.")
+
+    monkeypatch.setattr(bench, "measure", full)
+    with pytest.raises(RunError, match="The disk is full"):
+        run_cells(bench, cells, ledger, say=quiet)
+    assert read_rows(ledger.path) == []
+
+
 def test_the_time_is_up(tmp_path: Path, cells: list[Cell]) -> None:
     times = iter(range(0, 100_000, 30))
     ledger = Ledger(tmp_path / "r.csv")
