@@ -106,8 +106,9 @@ def show_decision(decision: Decision, stage_names: Sequence[str] = ()) -> None:
         screen.bullet(reason)
     if decision.evidence is not None:
         screen.say()
-        _show_stages(decision.evidence, stage_names)
-        screen.say()
+        if not decision.evidence.blind:
+            _show_stages(decision.evidence, stage_names)
+            screen.say()
         _show_strategies(decision)
     if decision.cell is not None:
         second = f"; runner-up {decision.runner_up}" if decision.runner_up else ""

@@ -43,7 +43,7 @@ class Explanation:
     def stages(self) -> list[tuple[str, float, float]]:
         """(stage, accuracy, standard error) of the probe on each stage; empty where nothing was measured."""
         evidence = self.decision.evidence
-        if evidence is None:
+        if evidence is None or evidence.blind:
             return []
         k = evidence.num_classes
         return [
