@@ -15,7 +15,7 @@ from finetune.recipe import Recipe
 from finetune.strategy import STRATEGIES
 from finetune.strategy.context import Context
 from finetune.strategy.cost import estimate
-from finetune.strategy.decision import Decision, given, informed
+from finetune.strategy.decision import Decision, given, informed, neighbours
 from finetune.strategy.evidence import gather
 from finetune.strategy.explanation import Explanation
 from finetune.strategy.invariance import Trial, spare, try_augmentations
@@ -99,6 +99,28 @@ def decide(recipe: Recipe, setup: Setup, listener: Listener) -> Explanation:
     banned = recipe.train.avoid or [trial.family for trial in trials if trial.banned]
     plan = spare(plan, banned)
     return _explained(plan, decision, recipe, setup, trials)
+
+
+def entrants(
+    found: Explanation, recipe: Recipe, setup: Setup, listener: Listener
+) -> list[tuple[Plan, float]]:
+    """The plans of the decision and of its neighbours, each with its seconds, for a race; the decision's first."""
+    from finetune.strategy import STRATEGIES
+
+    ctx = _context(recipe, setup, listener)
+    banned = recipe.train.avoid or [trial.family for trial in found.trials if trial.banned]
+    plans = [found.plan]
+    for name in neighbours(found.decision)[1:]:
+        plans.append(spare(STRATEGIES.get(name)().plan(ctx), banned))
+    costs = [estimate(plan, setup.backbone, setup.bundle, recipe) for plan in plans]
+    return [(plan, sum(cost.phases)) for plan, cost in zip(plans, costs, strict=True)]
+
+
+def with_plan(
+    found: Explanation, plan: Plan, decision: Decision, recipe: Recipe, setup: Setup
+) -> Explanation:
+    """The explanation with another plan and the decision for it."""
+    return _explained(plan, decision, recipe, setup, found.trials)
 
 
 def obey(plan: Plan, recipe: Recipe, setup: Setup, listener: Listener) -> Explanation:

@@ -100,10 +100,25 @@ class Pipeline:
         if setup.given is not None:
             return self._explain(advice.obey(setup.given[0], self.recipe, setup, self.listener))
         found = advice.decide(self.recipe, setup, self.listener)
+        if self.recipe.budget is not None:
+            found = self._race(found, setup, self.recipe.budget)
         title = "What this run does. A plan may be edited and given to finetune run --plan FILE."
         self._explain(found)
         self.folder.write_text("plan.yaml", found.plan.annotated_yaml(title, setup.backbone.stage_names))
         return found.plan
+
+    def _race(self, found: Explanation, setup: Setup, budget: float) -> Explanation:
+        """Let the decision's plan run against its neighbours', and take the winner's."""
+        from finetune.race import Entrant, race_is_possible, raced, run_race
+
+        decision = race_is_possible(found.decision, self.recipe.strategy, len(setup.bundle.val))
+        if decision is not None:
+            return advice.with_plan(found, found.plan, decision, self.recipe, setup)
+        field = [Entrant(*pair) for pair in advice.entrants(found, self.recipe, setup, self.listener)]
+        laps = run_race(field, setup, self.recipe, self.folder.path / "race", budget, self.listener)
+        decision = raced(found.decision, laps, budget)
+        plan = next(entrant.plan for entrant in field if entrant.name == decision.chosen)
+        return advice.with_plan(found, plan, decision, self.recipe, setup)
 
     def _explain(self, found: Explanation) -> Plan:
         self.folder.write_json("decision.json", found.to_dict())

@@ -6,16 +6,33 @@ Unknown or mistyped keys are reported all at once, each with the nearest known k
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from finetune.errors import ConfigError, did_you_mean, must, nearest
 
 _AtLeastOne = Annotated[int, Field(ge=1)]
+
+
+def seconds_of(value: Any) -> Any:
+    """``90s``, ``10m`` and ``1.5h`` as seconds; everything else as it is.
+
+    >>> seconds_of("10m"), seconds_of("1.5h"), seconds_of(30)
+    (600.0, 5400.0, 30.0)
+    """
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    if isinstance(value, str) and value[-1:].lower() in units:
+        with contextlib.suppress(ValueError):
+            return float(value[:-1]) * units[value[-1].lower()]
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        raise ValueError("must be a time such as 90s, 10m or 1.5h") from None
 
 
 class _Section(BaseModel):
@@ -133,6 +150,8 @@ class Recipe(_Section):
     """auto, cpu, cuda, cuda:N or mps."""
     threads: _AtLeastOne | Literal["auto"] = "auto"
     """Compute threads on the CPU; auto counts the idle cores."""
+    budget: Annotated[float, BeforeValidator(seconds_of), Field(gt=0)] | None = None
+    """Time for a race of `auto`'s choice against its neighbours: seconds, or 90s, 10m, 1.5h; default: no race."""
     out: str | None = None
     """The run folder; default: runs/NAME."""
 
@@ -298,7 +317,7 @@ def _unknown_strategy(name: Any, known: list[str]) -> list[str]:
 
 
 def _constraint(item: Any) -> str:
-    message: str = item["msg"]
+    message: str = item["msg"].removeprefix("Value error, ")
     return message.replace("Input should be", "must be").rstrip(".")
 
 

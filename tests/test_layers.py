@@ -24,6 +24,7 @@ LAYERS = [
     {"report", "export"},
     {"run_folder", "cookbook"},
     {"advice"},
+    {"race"},
     {"pipeline"},
     {"api"},
     {"classifier"},

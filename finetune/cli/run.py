@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 @click.option(
     "--plan", metavar="FILE", help="Carry out this plan (finetune strategy advise) instead of deciding."
 )
+@click.option(
+    "--budget", metavar="TIME", help="Time for a race of auto's choice and its neighbours: 90s, 10m."
+)
 @click.option("--out", metavar="DIR", help="The run folder; default: a new one in runs/.")
 @click.option("--seed", type=int, metavar="N", help="Default 0.")
 @click.option(
@@ -42,6 +45,7 @@ def run(
     strategy: str | None,
     backbone: str | None,
     recipe: str | None,
+    budget: str | None,
     plan: str | None,
     out: str | None,
     seed: int | None,
@@ -57,7 +61,14 @@ def run(
 
         refuse_beside_plan([*overrides, *([] if strategy is None else [f"strategy={strategy}"])])
     resolved = asked_for(
-        overrides, data=data, recipe=recipe, strategy=strategy, backbone=backbone, out=out, seed=seed
+        overrides,
+        data=data,
+        recipe=recipe,
+        strategy=strategy,
+        backbone=backbone,
+        budget=budget,
+        out=out,
+        seed=seed,
     )
 
     from finetune.api import run as run_api

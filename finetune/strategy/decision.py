@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from finetune.errors import StrategyError, must
 from finetune.strategy.context import Context
 from finetune.strategy.measure import Evidence
 from finetune.strategy.table import (
@@ -44,6 +45,8 @@ class Decision:
     evidence: Evidence | None = None
     lr_factor: float = 1.0
     """What the plan's learning rates are multiplied by, compared with the chosen strategy's own."""
+    race: tuple[Mapping[str, Any], ...] = ()
+    """What each arm did in the last round of a race, where there was one."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -57,12 +60,28 @@ class Decision:
             "evidence": {
                 **({} if self.evidence is None else self.evidence.to_dict()),
                 "expected": {k: {"accuracy": a, "se": se} for k, (a, se) in self.expected.items()},
+                **({"race": [dict(lap) for lap in self.race]} if self.race else {}),
             },
         }
 
     def table(self) -> str:
         """The 2x2 table with the cell marked."""
         return render(self.cell)
+
+
+def neighbours(decision: Decision) -> tuple[str, ...]:
+    """The strategies that a race compares: the chosen one first, the runner-up, then those of the cells that share
+    a row or a column with the decision's own.
+
+    Raises StrategyError where nothing was decided.
+    """
+    if decision.cell is None:
+        raise StrategyError(must("a race", "a decision of strategy auto", f"strategy {decision.chosen}"))
+    row, column = decision.cell
+    beside = [TEXTBOOK[cell][0] for cell in TEXTBOOK if (cell[0] == row) or (cell[1] == column)]
+    tuned_little = ["norm-bias"] if row == "very little data" and column == "very different" else []
+    named = [decision.chosen, decision.runner_up, TEXTBOOK[decision.cell][0], *tuned_little, *beside]
+    return tuple(dict.fromkeys(name for name in named if name))
 
 
 def given(ctx: Context, strategy: str) -> Decision:
