@@ -157,13 +157,14 @@ class _Space:
         """Squared distances of samples (B, R) to the means (C, R), each with its own diagonal (B, R): (B, C)."""
         weighted = inverse * z
         own = (weighted * z).sum(dim=1, keepdim=True)
-        return own - 2 * weighted @ self.means.T + inverse @ self.means.square().T
+        distances: Tensor = own - 2 * weighted @ self.means.T + inverse @ self.means.square().T
+        return distances
 
     def _leave_one_out(self, loo: Tensor, fixed: float | None, corrected: bool) -> float:
         """Fill in the scores (N, C) of every image but the only ones of their class; returns the correction."""
         rows = torch.nonzero(self.counts[self.labels] >= 2)[:, 0]
         own_parts = []
-        for part in rows.split(_BLOCK):
+        for part in torch.split(rows, _BLOCK):
             loo[part], own = self._block(part, fixed)
             own_parts.append(own)
         # x_i is farther from the mean without it than from the true one: by the same factor u as the residual.

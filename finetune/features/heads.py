@@ -121,4 +121,4 @@ def _log_probabilities(classes: np.ndarray, logits: np.ndarray, n: int, num_clas
     full[:, classes] = logits[:, : len(classes)]
     full = full - full.max(axis=1, keepdims=True)
     full -= np.log(np.exp(full).sum(axis=1, keepdims=True))
-    return full.astype(np.float32)
+    return np.asarray(full, dtype=np.float32)

@@ -47,7 +47,7 @@ def halfway_temperature(scores: np.ndarray, y: np.ndarray, offset: np.ndarray | 
     unit, spread = _unit(scores)
     label = torch.as_tensor(y, dtype=torch.int64)[:, None]
     shift = torch.zeros(scores.shape[1]) if offset is None else torch.as_tensor(offset)
-    wanted = 0.5 * (1 + 1 / scores.shape[1])
+    wanted = 0.5 * (1 + 1 / float(scores.shape[1]))
 
     def excess(factor: float) -> float:
         return float(torch.softmax(factor * unit + shift, dim=1).gather(1, label).mean()) - wanted
