@@ -77,7 +77,7 @@ class _Cropped(Augmentation):
     """Share of the image's area that the crop covers."""
     ratio: ClassVar[tuple[float, float]]
     """Width over height of the crop, before it is made square."""
-    families = ("flip", "crop")
+    families: ClassVar[tuple[str, ...]] = ("flip", "crop")
 
     def original(self, image: Image.Image) -> Image.Image:
         if "crop" in self.avoid:

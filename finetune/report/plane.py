@@ -53,13 +53,13 @@ def plane(
             strategy, _ = TEXTBOOK[row, column]
             text = f"{row}, {column}:\ntextbook says {strategy}"
             # Inside the axes, at the outer edge of the cell: the points are more likely near the borders.
-            place = {"ha": "center", "va": "bottom" if y < 0.5 else "top"}
-            axes.text(x, y, text, transform=axes.transAxes, fontsize=8, color=GREY, **place)
+            edge = "bottom" if y < 0.5 else "top"
+            axes.text(x, y, text, transform=axes.transAxes, fontsize=8, color=GREY, ha="center", va=edge)
     for other, a, s in known:
         axes.plot([s], [a], "o", color=GREY, markersize=5, alpha=0.8)
         _name(axes, other, s, a, GREY, 8)
-    mark = {"markersize": 11, "markeredgecolor": "white", "zorder": 5, "clip_on": False}
-    axes.plot([similarity], [amount], "o", color=ORANGE, **mark)
+    (mark,) = axes.plot([similarity], [amount], "o", color=ORANGE, markersize=11, markeredgecolor="white")
+    mark.set(zorder=5, clip_on=False)
     _name(axes, name, similarity, amount, ORANGE, 10)
     axes.set_title("shaded: in between", fontsize=8, color=GREY, loc="right")
     axes.set_title("where this data set falls", fontsize=10, loc="left")

@@ -28,7 +28,7 @@ from finetune.data.augment import Augmentation, flip_safe
 from finetune.data.imageset import ImageSet
 from finetune.events import Listener
 from finetune.features.extract import extract
-from finetune.features.ridge import fit_ridge
+from finetune.features.ridge import RidgeFit, fit_ridge
 from finetune.features.scaling import Standardiser
 from finetune.recipe import Recipe
 from finetune.strategy.measure import sample_indices
@@ -183,21 +183,16 @@ def judge(
         others = [scale.transform(taps) for taps in copies]
         fit = fit_ridge(x[rest], y[rest], len(names))
         share = np.bincount(y[rest], minlength=len(names)) / rest.sum()
-
-        def correct(z: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-            return ((z @ weight.T + bias - share).argmax(1) == y[held]).astype(float)  # noqa: B023
-
-        right["clean"][held] = correct(x[held], fit.weight, fit.bias)
-        right["copies"][held] = np.mean([correct(z[held], fit.weight, fit.bias) for z in others], axis=0)
+        truth, kept = y[held], [z[held] for z in others]
+        right["clean"][held] = _right(fit, share, x[held], truth)
+        right["copies"][held] = np.mean([_right(fit, share, z, truth) for z in kept], axis=0)
         if not learns:
             continue
         joined = np.concatenate([x[rest], *(z[rest] for z in others)])
         # The strength is that of the originals: beside its own copy no image is left out of anything.
         both = fit_ridge(joined, np.tile(y[rest], 1 + len(others)), len(names), (fit.lambda_,))
-        right["learned clean"][held] = correct(x[held], both.weight, both.bias)
-        right["learned copies"][held] = np.mean(
-            [correct(z[held], both.weight, both.bias) for z in others], axis=0
-        )
+        right["learned clean"][held] = _right(both, share, x[held], truth)
+        right["learned copies"][held] = np.mean([_right(both, share, z, truth) for z in kept], axis=0)
     accuracy = float(right["clean"].mean())
     drop = Drop.of(right["clean"], right["copies"])
     remains = None
@@ -211,6 +206,12 @@ def judge(
     else:
         why = _why(drop, remains)
     return Trial(family, policy, banned, why, len(y), accuracy, drop, remains)
+
+
+def _right(fit: RidgeFit, share: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(N,) 1.0 where the probe is right; ``share`` of each class is taken out, as in ``loo_accuracy``."""
+    answers = (x @ fit.weight.T + fit.bias - share).argmax(axis=1)
+    return np.asarray(answers == y, dtype=np.float64)
 
 
 def _why(drop: Drop, remains: Drop | None) -> str:

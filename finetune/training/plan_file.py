@@ -104,7 +104,7 @@ def _missing_stages(tree: Mapping[str, Any], num_stages: int, backbone: str) -> 
     has = f"{backbone} has {num_stages} stages"
     for where, phase in _phases(tree):
         start = phase.get("train_from")
-        if _whole(start) and start > num_stages:
+        if isinstance(start, int) and not isinstance(start, bool) and start > num_stages:
             yield must(
                 f"{where}.train_from", f"at most {num_stages} ({has}; {num_stages} is the head alone)", start
             )
