@@ -32,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--backbone", default="embedded", metavar="NAME")
         command.add_argument("--arms", nargs="*", default=[], metavar="NAME", help="default: all")
         command.add_argument("--no-auto", action="store_true", help="leave auto out")
+        command.add_argument(
+            "--race", metavar="TIME", help="measure auto with this time for a race too, as 10m"
+        )
         command.add_argument("--sizes", nargs="*", default=[size_name(s) for s in SIZES], metavar="M")
         command.add_argument("--seeds", type=int, default=3)
         command.add_argument("--pass", dest="passes", nargs="*", default=list(PASSES), choices=PASSES)
@@ -78,6 +81,7 @@ def cells_of(options: argparse.Namespace, source: str = "") -> list[Cell]:
         seeds=options.seeds,
         passes=[name for name in PASSES if name in options.passes],
         auto=not options.no_auto,
+        race=options.race,
     )
 
 

@@ -22,6 +22,9 @@ NO_LR = "-"
 
 AUTO = "auto"
 
+RACE = "auto, race "
+"""What the name of auto with a time for a race begins with; the time follows."""
+
 Kind = Literal["arm", "published", "no net"]
 
 

@@ -66,12 +66,15 @@ def by_size(trials: Sequence[Trial]) -> bytes:
         title = f"{data} ({backbone.split('@')[0]})" if several else data
         axes.set_title(title, fontsize=9)
         axes.set_xscale("log")
+        seen = sorted({round(trial.train_n / trial.classes, 1) for trial in members})
+        axes.set_xticks(seen, [f"{value:g}" for value in seen])
+        axes.minorticks_off()
         axes.tick_params(labelsize=7)
         _plain(axes, "both")
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="outside upper center", ncols=8, frameon=False, fontsize=8)
     figure.supxlabel("training images a class", fontsize=9)
     figure.supylabel("test accuracy, %", fontsize=9)
     return _png(figure)
@@ -94,6 +97,7 @@ def plane(trials: Sequence[Trial], best: Mapping[TrialKey, tuple[str, float]]) -
         axes.scatter(x, y, s=22, color=_COLOURS[i % len(_COLOURS)], marker=_MARKERS[i % len(_MARKERS)],
                      label=f"{name} ({len(x)})", alpha=0.8)  # fmt: skip
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(
         xlabel="similarity", ylabel="training images a class", title="which arm was best", xlim=(-0.03, 1.03)
     )

@@ -12,9 +12,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import platform
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,12 +21,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.regret.arms import AUTO, Arm, refitted, scaled, trains_again
+from benchmarks.regret.arms import AUTO, RACE, Arm, refitted, scaled, trains_again
 from benchmarks.regret.cases import Case, size_name
+from benchmarks.regret.identity import commit, digest_of, machine, network_name
 from benchmarks.regret.order import Cell
+from benchmarks.regret.validation import held_out, probe_held_out
 from finetune.events import Listener
 from finetune.recipe import Recipe
-from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
+from finetune.strategy.plan import GradientPhase, Plan
 from finetune.version import __version__
 
 if TYPE_CHECKING:
@@ -37,11 +37,6 @@ if TYPE_CHECKING:
     from finetune.data.load import ReadFolder
     from finetune.strategy.context import Context
     from finetune.zoo.backbone import Backbone
-
-_LEFT_OUT = {"name", "out", "seed", "strategy", "backbone", "device", "threads"}
-"""Recipe keys that are columns of their own, or change no figure but the seconds."""
-_NOT_IN_DATA = {"path", "limit_per_class", "workers"}
-_NOT_IN_TRAIN = {"save_every", "log_every"}
 
 _NEVER = 10**6
 """Steps between checkpoints: a killed row is measured again from its start, so none is of use."""
@@ -90,47 +85,18 @@ class Bench:
 
     @cached_property
     def network(self) -> str:
-        """Name and the first digits of the weights' digest: other weights are another backbone."""
-        digest = hashlib.sha256()
-        head = {name for name, _ in self.backbone.head_parameters()}
-        for name, tensor in sorted(self.backbone.state_dict().items()):
-            if name not in head and not name.startswith("head."):
-                digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return f"{Path(self.backbone.card.name).stem}@{digest.hexdigest()[:8]}"
+        """The backbone's column."""
+        return network_name(self.backbone)
 
     @cached_property
     def recipe_digest(self) -> str:
-        """Of what the recipe says about data, probes and training."""
-        tree = {k: v for k, v in self.recipe.model_dump(mode="json").items() if k not in _LEFT_OUT}
-        for section, kept_apart in (("data", _NOT_IN_DATA), ("train", _NOT_IN_TRAIN)):
-            tree[section] = {k: v for k, v in tree[section].items() if k not in kept_apart}
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
+        """The recipe's column."""
+        return digest_of(self.recipe)
 
     @cached_property
-    def machine(self) -> str:
-        """What the seconds were measured on."""
-        from finetune import runtime
-
-        device = next(self.backbone.parameters()).device
-        gpu = "no GPU"
-        if device.type == "cuda":
-            import torch
-
-            gpu = torch.cuda.get_device_name(device)
-        elif device.type != "cpu":
-            gpu = device.type
-        return f"{platform.machine()}, {runtime.available_cores()} cores, {gpu}"
-
-    @cached_property
-    def commit(self) -> str:
-        """Of the checkout, for the reader; `code` is what counts."""
-        command = ["git", "describe", "--always", "--dirty=+"]
-        here = Path(__file__).parent
-        try:
-            done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True, timeout=30)
-        except (OSError, subprocess.SubprocessError):
-            return ""
-        return done.stdout.strip()
+    def here(self) -> dict[str, str]:
+        """The columns about the machine and the checkout."""
+        return {"commit": commit(), "machine": machine(next(self.backbone.parameters()).device)}
 
     def key(self, cell: Cell) -> dict[str, str]:
         """The columns that name a row."""
@@ -141,11 +107,7 @@ class Bench:
 
     def facts(self) -> dict[str, str]:
         """The columns about where and when."""
-        return {
-            "commit": self.commit,
-            "machine": self.machine,
-            "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d"),
-        }
+        return {**self.here, "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d")}
 
     # --- the cell ---------------------------------------------------------------------------------------
 
@@ -198,9 +160,8 @@ class Bench:
         bundle = self.bundle(cell)
         folder = Path(tempfile.mkdtemp(prefix="regret-"))
         try:
-            measured = (
-                self._auto(cell, bundle, folder) if cell.arm == AUTO else self._arm(cell, bundle, folder)
-            )
+            decides = cell.arm == AUTO or cell.arm.startswith(RACE)
+            measured = self._auto(cell, bundle, folder) if decides else self._arm(cell, bundle, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         row, record = measured
@@ -225,6 +186,8 @@ class Bench:
         from finetune.api import run
 
         recipe, clock = self.cell_recipe(cell), Clock()
+        if cell.arm != AUTO:
+            recipe = recipe.override(budget=cell.arm.removeprefix(RACE))
         done = run(recipe.override(out=str(folder / "auto")), data=bundle, listener=clock, figures=False)
         plan = Plan.from_yaml((done.path / "plan.yaml").read_text(encoding="utf-8"))
         decision = done.decision
@@ -276,51 +239,10 @@ class Bench:
         """What a user would have seen of the plan before the test: held-out accuracy and log-loss."""
         if any(isinstance(phase, GradientPhase) for phase in plan.phases):
             return held_out(json.loads((done.path / "training.json").read_text(encoding="utf-8")), plan)
-        return self._probe_held_out(plan, bundle, recipe)
-
-    def _probe_held_out(self, plan: Plan, bundle: DataBundle, recipe: Recipe) -> dict[str, Any]:
-        """A head that was fitted on validation images too is fitted once more without them, to be judged on them.
-
-        Features are cached, so this costs what the fit costs; it is not part of the row's seconds.
-        """
-        import numpy as np
-
-        from finetune.features.probe import fit_probe
-
-        phase = plan.phases[-1]
-        if not isinstance(phase, ProbePhase) or not len(bundle.val):
+        if not len(bundle.val):
             return {}
         train, val = self._features(bundle.train), self._features(bundle.val)
-        alone = phase.model_copy(update={"fit_on": "train"})
-        logits = fit_probe(alone, train.taps, train.labels, len(bundle.classes), recipe.seed).logits(val.taps)
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        loss = -log_p[np.arange(len(val.labels)), val.labels].mean()
-        accuracy = (logits.argmax(axis=1) == val.labels).mean()
-        return {"val_accuracy": round(float(accuracy), 5), "val_loss": round(float(loss), 5)}
-
-
-def held_out(training: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
-    """Validation figures from training.json: of the last phase that held validation images out.
-
-    Where the safety net chose a point, that point's; else the kept epoch's.
-    """
-    judged = [
-        training["phases"].get(str(i), {})
-        for i, phase in enumerate(plan.phases)
-        if isinstance(phase, GradientPhase) and phase.fit_on == "train"
-    ]
-    if not judged:
-        return {}
-    facts = judged[-1]
-    points = {p["alpha"]: p for p in facts.get("blend", {}).get("points", ())}
-    if points:
-        point = points[facts["blend"]["alpha"]]
-        return {"val_accuracy": round(point["accuracy"], 5), "val_loss": round(point["log_loss"], 5)}
-    best = facts.get("best")
-    if not best:
-        return {}
-    return {"val_accuracy": round(best["val_accuracy"], 5), "val_loss": round(best["val_loss"], 5)}
+        return probe_held_out(plan, train, val, len(bundle.classes), recipe.seed)
 
 
 def _figures(done: Run) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.regret.arms import AUTO, NO_LR, Arm
+from benchmarks.regret.arms import AUTO, NO_LR, RACE, Arm
 from benchmarks.regret.cases import SIZES, Case, Size, size_name
 
 PASSES = ("coarse", "borders", "rest")
@@ -35,9 +35,12 @@ class Cell:
 
 def plan_cells(
     cases: Sequence[Case], arms: Sequence[Arm], *, sizes: Sequence[Size] = SIZES, seeds: int = 3,
-    passes: Iterable[str] = PASSES, auto: bool = True,
+    passes: Iterable[str] = PASSES, auto: bool = True, race: str | None = None,
 ) -> list[Cell]:  # fmt: skip
-    """All rows of the passes, each once, the most telling first; within a step a data set's rows are together."""
+    """All rows of the passes, each once, the most telling first; within a step a data set's rows are together.
+
+    ``race``: a time, as 10m, that auto is measured with too.
+    """
     ordered: dict[Cell, None] = {}
     for name in passes:
         for step in _STEPS[name]:
@@ -45,7 +48,7 @@ def plan_cells(
                 for case in cases:
                     distinct = case.sizes(sizes)
                     for size in distinct if step.sizes is None else _some(distinct, step.sizes):
-                        for arm, lr in _arms(arms, step, auto):
+                        for arm, lr in _arms(arms, step, auto, race):
                             ordered.setdefault(Cell(case, size, seed, arm, lr))
     return list(ordered)
 
@@ -73,9 +76,11 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
 }
 
 
-def _arms(arms: Sequence[Arm], step: _Step, auto: bool) -> list[tuple[str, str]]:
+def _arms(arms: Sequence[Arm], step: _Step, auto: bool, race: str | None) -> list[tuple[str, str]]:
     # The decision first: its evidence is worth more than any single arm, and costs little.
     found = [(AUTO, NO_LR)] if auto and step.kind == "arm" else []
+    if race is not None and step.kind == "arm":
+        found.append((RACE + race, NO_LR))
     for arm in arms:
         if arm.kind == step.kind:
             found += [(arm.name, lr) for lr in (arm.rates if step.grid else arm.rates[:1])]

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.regret.arms import ARMS, AUTO, GRID, NO_LR
+from benchmarks.regret.arms import ARMS, AUTO, GRID, NO_LR, RACE
 from benchmarks.regret.cases import Families, family_of
 from benchmarks.regret.ledger import Key, Row, key_of
 
@@ -49,6 +49,8 @@ class Trial:
     """Published schedules, and arms without their safety net."""
     auto: Outcome | None = None
     """As a user would have run it."""
+    raced: Mapping[str, Outcome] = field(default_factory=dict)
+    """The same with a time for a race, by name."""
     decide_seconds: float | None = None
     record: Mapping[str, Any] | None = None
     """The evidence of auto's decision."""
@@ -152,7 +154,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 
 def _chooses(name: str) -> bool:
-    return name != AUTO and (name not in ARMS or ARMS[name].kind == "arm")
+    return name != AUTO and not name.startswith(RACE) and (name not in ARMS or ARMS[name].kind == "arm")
 
 
 def _trial(
@@ -174,9 +176,14 @@ def _trial(
     auto, record = by_arm.get(AUTO, {}).get(NO_LR), None
     if auto is not None and auto["status"] == "ok":
         record = records.get(key_of(auto))
-    others = {}
+    others: dict[str, Outcome] = {}
+    raced = {
+        name: tune(list(tried.values()), classes)
+        for name, tried in by_arm.items()
+        if name.startswith(RACE) and any(row["status"] == "ok" for row in tried.values())
+    }
     for name, tried in by_arm.items():
-        if name not in wanted and name != AUTO and not _chooses(name) and common and common <= set(tried):
+        if name in ARMS and not _chooses(name) and common and common <= set(tried):
             others[name] = tune([tried[lr] for lr in sorted(common)], classes)
     return Trial(
         data=first["data"], size=first["size"], seed=first["seed"], backbone=first["backbone"],
@@ -184,7 +191,7 @@ def _trial(
         train_n=int(first["train_n"]), test_n=int(first["test_n"]),
         arms={name: tune([r for lr, r in by_arm[name].items() if lr in common or lr == NO_LR], classes)
               for name in wanted},
-        others=others,
+        others=others, raced=raced,
         auto=None if auto is None or auto["status"] != "ok" else tune([auto], classes),
         decide_seconds=_number(auto["decide_seconds"]) if auto is not None else None,
         record=record, rates=frozenset(common),

@@ -157,6 +157,16 @@ def auto_as_run(trials: Sequence[Trial]) -> Rival:
     return Rival("auto, as run", "one training at its own learning rate", scores, compute)
 
 
+def raced(trials: Sequence[Trial]) -> list[Rival]:
+    """Auto with a time for a race, one rival a time."""
+    found = []
+    for name in dict.fromkeys(name for trial in trials for name in trial.raced):
+        those = [trial for trial in trials if name in trial.raced]
+        scores = {t.key: t.raced[name].accuracy for t in those}
+        found.append(Rival(name, "as run", scores, {t.key: t.raced[name].seconds for t in those}))
+    return found
+
+
 def auto_seconds(trial: Trial) -> float | None:
     """Deciding, and training the chosen arm at every rate."""
     if trial.chosen is None:

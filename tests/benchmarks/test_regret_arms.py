@@ -8,8 +8,8 @@ import math
 import pytest
 
 from benchmarks.regret.arms import ARMS, GRID, refitted, scaled, trains_again
-from benchmarks.regret.measure import held_out
 from benchmarks.regret.published import bit, fastai, hyper_rule
+from benchmarks.regret.validation import held_out
 from finetune.recipe import Recipe
 from finetune.strategy.context import Context
 from finetune.strategy.measure import Evidence

@@ -78,6 +78,20 @@ def test_the_planted_regrets_are_printed() -> None:
         assert name in pictures
 
 
+def test_a_race_has_targets_of_its_own() -> None:
+    rows = table()
+    for data in DATA:
+        for seed in (0, 1):
+            rows.append(row(data, "100", seed, "auto, race 10m", 0.898, seconds=0.9))
+    made, _ = render(*results(rows))
+    assert "each with the arms linear, partial, lp-ft." in made  # it is no arm
+    assert line(made, "auto, race 10m")[1:7] == ["0.20", "0.2", "0.2", "100%", "88%", "30%"]
+    at = made.index("| target | auto, race 10m |")
+    assert line(made[at:], "mean regret <= 0.3")[1:] == ["0.20, met"]
+    assert line(made[at:], "cost <= 20%")[1:] == ["30%, **missed**"]
+    assert "race" not in made[made.index("| target | auto, its choice") : at].splitlines()[0]
+
+
 def test_gap_and_intervals_are_those_of_the_summary() -> None:
     made, _ = render(*results(table()))
     against = line(made, "always linear |")

@@ -175,6 +175,11 @@ def test_the_borders_come_next_with_every_rate() -> None:
     assert [c.lr for c in borders[:4]] == ["1"] * 4
 
 
+def test_a_race_is_auto_with_a_time() -> None:
+    planned = plan_cells([BIG], choose_arms(["linear"]), seeds=1, passes=["coarse"], race="10m")
+    assert [c.arm for c in planned[:3]] == [AUTO, "auto, race 10m", "linear"]
+
+
 def test_unknown_arm() -> None:
     with pytest.raises(ConfigError, match=r"an arm must be one of linear, .* Did you mean \"partial\""):
         choose_arms(["partal"])
