@@ -85,8 +85,9 @@ class Explanation:
             rest += f", each stage further down at {phase.stage_decay:.2g} of the next one's"
         if "lr" in self.asked:
             return f"Learning rate {phase.lr:.3g}, as asked; {rest}."
-        if phase.trains == "norms-biases":
-            return f"Learning rate {phase.lr:.3g}, which is usual for norms and biases; {rest}."
+        if phase.trains != "all":
+            what = "norms and biases" if phase.trains == "norms-biases" else "adapters"
+            return f"Learning rate {phase.lr:.3g}, which is usual for {what}; {rest}."
         source = f"{card.source_lr:g} ({card.source_optimizer}, batch {card.source_batch}) of the pretraining"
         if phase.optimizer != card.source_optimizer:
             return f"Learning rate {phase.lr:.3g} for {phase.optimizer}, translated from {source}; {rest}."

@@ -155,6 +155,7 @@ def test_learning_rates_say_where_they_come_from() -> None:
     ]
     assert "for adamw, translated from 0.4" in explained(tune(optimizer="adamw")).rates()[0]
     assert "usual for norms and biases" in explained(tune(trains="norms-biases")).rates()[0]
+    assert "usual for adapters" in explained(tune(trains="lora", optimizer="adamw")).rates()[0]
 
 
 def test_augmentations_that_stay_and_that_go() -> None:
