@@ -127,7 +127,7 @@ def obey(plan: Plan, recipe: Recipe, setup: Setup, listener: Listener) -> Explan
     """The explanation of a plan that was given: nothing is measured but its cost."""
     said = ("The plan was given: nothing was measured or decided.",)
     decision = replace(given(_context(recipe, setup, listener), plan.strategy), reasons=said)
-    return _explained(plan, decision, recipe, setup, ())
+    return replace(_explained(plan, decision, recipe, setup, ()), given=True, asked=frozenset())
 
 
 def _explained(

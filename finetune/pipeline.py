@@ -42,6 +42,8 @@ class Pipeline:
         self.recipe, self.folder, self.given, self.given_plan = recipe, folder, data, plan
         self.listener, self.figures = listener, figures
         self.created = False
+        self.obeyed = False
+        """Whether the plan was given instead of decided."""
         self.began = time.monotonic()
         self.earlier = 0.0
         """Seconds spent by attempts before this one."""
@@ -77,6 +79,8 @@ class Pipeline:
             else:
                 plan = Plan.from_yaml(saved.read_text(encoding="utf-8"), str(saved))
                 if (self.folder.path / "decision.json").is_file():
+                    with contextlib.suppress(RunError):  # a damaged explanation stops no training
+                        self.obeyed = self.folder.read_json("decision.json").get("plan_given") is True
                     self.listener.on_plan(plan)
                 else:  # only a given plan lies there before it is explained
                     self._explain(advice.obey(plan, self.recipe, setup, self.listener))
@@ -121,6 +125,7 @@ class Pipeline:
         return advice.with_plan(found, plan, decision, self.recipe, setup)
 
     def _explain(self, found: Explanation) -> Plan:
+        self.obeyed = found.given
         self.folder.write_json("decision.json", found.to_dict())
         self.listener.on_decision(found.decision)
         self.listener.on_plan(found.plan)
@@ -169,7 +174,7 @@ class Pipeline:
             name = PurePath(bundle.source).name or "this data set"
             draw_figures(self.folder.path, scores, backbone.stage_names, name)
         result = {
-            "strategy": self.recipe.strategy,
+            "strategy": "given" if self.obeyed else self.recipe.strategy,
             "chosen": plan.strategy,
             "backbone": self.recipe.backbone,
             "data": bundle.source,

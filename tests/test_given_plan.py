@@ -45,7 +45,8 @@ def test_the_plan_is_carried_out_and_kept_as_written(picture_folder: Path, tmp_p
     file.write_text(MINE)
     found = run(keys(picture_folder, tmp_path / "r"), plan=file, figures=False)
     assert (found.path / "plan.yaml").read_text() == MINE
-    assert found.result["chosen"] == "mine"
+    assert (found.result["strategy"], found.result["chosen"]) == ("given", "mine")
+    assert found.decision["plan_given"]
     assert found.decision["reasons"] == ["The plan was given: nothing was measured or decided."]
     phases = json.loads((found.path / "training.json").read_text())["phases"]
     assert [phases[k]["name"] for k in sorted(phases)] == ["ridge", "last stage"]
@@ -66,7 +67,7 @@ def test_a_plan_object_and_a_stop_before_training(picture_folder: Path, tmp_path
     (tmp_path / "b" / "decision.json").unlink()  # as if stopped a moment earlier
     again = resume(tmp_path / "b", figures=False)
     assert again.result["test"] == whole.result["test"]
-    assert again.result["chosen"] == "mine"
+    assert (again.result["strategy"], again.result["chosen"]) == ("given", "mine")
     assert again.decision == whole.decision
 
 
@@ -132,9 +133,11 @@ def test_a_bad_plan_leaves_nothing_and_reads_no_images(tmp_path: Path) -> None:
 def test_what_a_plan_decides_is_not_asked_for_beside_it(picture_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"strategy, train\.epochs, probe\.solver must be left out where a plan is given.* Got both",
+        match=r"strategy, budget, train\.epochs, probe\.solver must be left out where a plan is given.* Got both",
     ):
-        refuse_beside_plan(["strategy=linear", "epochs=3", "solver=ridge", "seed=3", "precision=fp32"])
+        refuse_beside_plan(
+            ["strategy=linear", "budget=60", "epochs=3", "solver=ridge", "seed=3", "precision=fp32"]
+        )
     refuse_beside_plan(["seed=3", "train.precision=fp32", "probe.cache=false", "data.val_fraction=0.2"])
     with pytest.raises(ConfigError, match="train.lr must be left out"):
         run(keys(picture_folder, tmp_path / "r"), "lr=0.1", plan=tmp_path / "p.yaml")

@@ -59,7 +59,8 @@ def run(
     if plan is not None:
         from finetune.training.plan_file import refuse_beside_plan
 
-        refuse_beside_plan([*overrides, *([] if strategy is None else [f"strategy={strategy}"])])
+        options = {"strategy": strategy, "budget": budget}
+        refuse_beside_plan([*overrides, *(f"{k}={v}" for k, v in options.items() if v is not None)])
     resolved = asked_for(
         overrides,
         data=data,

@@ -31,6 +31,8 @@ class Explanation:
     cost: Cost | None = None
     asked: frozenset[str] = frozenset()
     """Keys of the recipe's ``train`` section that the user set."""
+    given: bool = False
+    """Whether the plan was given instead of decided."""
     batch: int = 64
     """Images a step that the recipe asks for: what learning rates are scaled to."""
 
@@ -70,6 +72,7 @@ class Explanation:
             ],
             "stages": [{"name": n, "accuracy": a, "se": se} for n, a, se in self.stages()],
             "plan": self.plan.model_dump(mode="json"),
+            "plan_given": self.given,
             "learning_rates": self.rates(),
             "augmentations": [trial.to_dict() for trial in self.trials],
             "images_a_class_for_5_points": self.more_images(),

@@ -47,6 +47,7 @@ def read_plan(given: PlanLike, num_stages: int, backbone: str) -> tuple[Plan, st
 def decided_by_plan(recipe: Recipe) -> list[str]:
     """The keys set in a recipe that have no effect beside a given plan, which decides them itself."""
     keys = ["strategy"] if recipe.strategy != "auto" else []
+    keys += ["budget"] if recipe.budget is not None else []
     keys += [f"train.{key}" for key in sorted(recipe.train.model_fields_set - _OF_THE_EXECUTOR)]
     decided = {"solver", "combine", "folds"}
     return keys + [f"probe.{key}" for key in sorted(recipe.probe.model_fields_set & decided)]
@@ -55,7 +56,7 @@ def decided_by_plan(recipe: Recipe) -> list[str]:
 def refuse_beside_plan(assignments: Iterable[str]) -> None:
     """Raises ConfigError where ``key=value`` arguments ask for what the given plan decides."""
     tree = apply_overrides({}, assignments, Recipe)
-    asked = ["strategy"] if "strategy" in tree else []
+    asked = [key for key in ("strategy", "budget") if key in tree]
     train, probe = tree.get("train", {}), tree.get("probe", {})
     asked += [f"train.{key}" for key in train if key in TrainRecipe.model_fields.keys() - _OF_THE_EXECUTOR]
     asked += [f"probe.{key}" for key in probe if key in ProbeRecipe.model_fields.keys() - {"cache"}]
