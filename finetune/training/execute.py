@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -193,7 +194,8 @@ class _Work:
                 better = result is None or again.chosen.log_loss < result.chosen.log_loss
                 if result is not None:
                     losses = {"source": result.chosen.log_loss, "target": again.chosen.log_loss}
-                    facts["norms"] = {"chosen": "target" if better else "source", "log_loss": losses}
+                    told = {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}
+                    facts["norms"] = {"chosen": "target" if better else "source", "log_loss": told}
                     self.listener.on_message(_norms_line(losses))
                 if better:
                     result = again
@@ -332,6 +334,8 @@ class _Work:
 def _norms_line(losses: dict[str, float]) -> str:
     """One line about the norms that were tried."""
     kept = "kept" if losses["target"] < losses["source"] else "not kept"
+    if not all(map(math.isfinite, losses.values())):
+        return "Batch norms keep the pretrained statistics: with nothing to hold out, nothing can be compared."
     return (
         f"Batch norms re-estimated on these images: held-out log-loss {losses['target']:.3f} instead of "
         f"{losses['source']:.3f}; {kept}."

@@ -95,3 +95,15 @@ def test_target_statistics_can_be_asked_for(tiny: Any, tmp_path: Path) -> None:
     trained = execute(tiny.plan(phase), tiny.backbone(), tiny.bundle(), tiny.recipe(), tmp_path)
     for a, b in zip(statistics(wanted), statistics(trained), strict=True):
         assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_with_nothing_to_hold_out_the_pretrained_statistics_stay(tiny: Any, tmp_path: Path) -> None:
+    bundle = tiny.DataBundle(tiny.Patches(3), tiny.Patches(3, 2), tiny.Patches(3, 3))  # one image a class
+    before = statistics(tiny.backbone())
+    phase = PROBE.model_copy(update={"norms": "try"})
+    trained = execute(tiny.plan(phase), tiny.backbone(), bundle, tiny.recipe(), tmp_path)
+    text = (tmp_path / "training.json").read_text()
+    assert "Infinity" not in text
+    assert json.loads(text)["phases"]["0"]["norms"]["chosen"] == "source"
+    for a, b in zip(before, statistics(trained), strict=True):
+        assert all(torch.equal(a[k], b[k]) for k in a)
