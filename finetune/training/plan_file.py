@@ -56,7 +56,7 @@ def decided_by_plan(recipe: Recipe) -> list[str]:
 def refuse_beside_plan(assignments: Iterable[str]) -> None:
     """Raises ConfigError where ``key=value`` arguments ask for what the given plan decides."""
     tree = apply_overrides({}, assignments, Recipe)
-    asked = [key for key in ("strategy", "budget") if key in tree]
+    asked: list[str] = [key for key in ("strategy", "budget") if key in tree]
     train, probe = tree.get("train", {}), tree.get("probe", {})
     asked += [f"train.{key}" for key in train if key in TrainRecipe.model_fields.keys() - _OF_THE_EXECUTOR]
     asked += [f"probe.{key}" for key in probe if key in ProbeRecipe.model_fields.keys() - {"cache"}]
