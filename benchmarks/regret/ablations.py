@@ -97,14 +97,12 @@ def ablated(trials: Sequence[Trial]) -> list[Rival]:
         return []
     judged = [t for t in trials if t.key in known]
     usual = {family: _usual(judged, known, family) for family in {t.family for t in judged}}
-    whole = of_choice("all evidence", "decided again from the stored evidence", judged,
-                      lambda t: decided(known[t.key]))  # fmt: skip
-    found = [whole]
-    for name, change in ABLATIONS.items():
-        found.append(
-            of_choice(name, "decided again", judged,
-                      lambda t, change=change: decided(change(known[t.key], usual[t.family])))
-        )  # fmt: skip
+
+    def rule(name: str, how: str, change: Change) -> Rival:
+        return of_choice(name, how, judged, lambda t: decided(change(known[t.key], usual[t.family])))
+
+    found = [rule("all evidence", "decided again from the stored evidence", lambda e, _: e)]
+    found += [rule(name, "decided again", change) for name, change in ABLATIONS.items()]
     net = without_net(judged)
     return [*found, *([net] if net is not None else [])]
 

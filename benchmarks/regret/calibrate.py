@@ -94,7 +94,7 @@ def fit_thresholds(trials: Sequence[Trial], start: Thresholds = THRESHOLDS) -> T
     return best
 
 
-def _candidates(default: float) -> list[float]:
+def _candidates(default: float) -> list[Any]:
     if isinstance(default, float) and 0 < default < 1:
         return list(_SHARES)
     made = [default * factor for factor in _FACTORS]
@@ -124,7 +124,7 @@ def left_out(name: str, how: str, trials: Sequence[Trial], fit: Fit) -> Rival | 
         choose = fit(seen)
         for trial in (t for t in trials if t.family == family):
             arm = choose(trial)
-            if arm in trial.arms:
+            if arm is not None and arm in trial.arms:
                 scores[trial.key] = trial.arms[arm].accuracy
                 compute[trial.key] = trial.arms[arm].seconds
     return Rival(name, how, scores, compute) if scores else None

@@ -6,6 +6,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -106,7 +107,7 @@ def plane(trials: Sequence[Trial], best: Mapping[TrialKey, tuple[str, float]]) -
     return _png(figure)
 
 
-def _plain(axes: Axes, grid: str) -> None:
+def _plain(axes: Axes, grid: Literal["both", "x", "y"]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="#e2e8f0", linewidth=0.8)
     axes.set_axisbelow(True)

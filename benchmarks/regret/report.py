@@ -78,9 +78,10 @@ def basis(results: Results) -> str:
     seeds = sorted({t.seed for t in trials}, key=int)
     sizes = sorted({t.size for t in trials}, key=lambda s: (s == "all", int(s) if s.isdigit() else 0))
     lines = [
-        f"These tables rest on **{len(data)} data sets** of {len(families)} families, sizes {', '.join(sizes)} "
-        f"(labelled images a class), **{_count(len(seeds), 'seed')}**, {_count(len(results.backbones), 'backbone')}: "
-        f"{_count(len(trials), 'trial')}, each with the arms {', '.join(results.arms)}.",
+        f"These tables rest on **{_count(len(data), 'data set')}** of {_count(len(families), 'family')}, sizes "
+        f"{', '.join(sizes)} (labelled images a class), **{_count(len(seeds), 'seed')}**, "
+        f"{_count(len(results.backbones), 'backbone')}: {_count(len(trials), 'trial')}, each with the arms "
+        f"{', '.join(results.arms)}.",
         "",
         f"- Data sets: {', '.join(data)}.",
         f"- Recipe {results.recipe}, code {results.code}, commits {', '.join(results.commits) or 'unknown'}; "
@@ -156,4 +157,5 @@ def rules(trials: Sequence[Trial]) -> list[rivals.Rival]:
 
 
 def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{n} {noun if n == 1 else plural}"

@@ -43,21 +43,21 @@ def of_choice(name: str, how: str, trials: Sequence[Trial], choose: Chooser, amo
     return Rival(name, how, scores, compute)
 
 
+def constant(arm: str) -> Chooser:
+    """The same for all data."""
+    return lambda trial: arm
+
+
 def always(trials: Sequence[Trial], arms: Sequence[str]) -> list[Rival]:
     """One rival an arm."""
-    return [
-        of_choice(f"always {arm}", "the same for all data", trials, lambda trial, arm=arm: arm)
-        for arm in arms
-    ]
+    return [of_choice(f"always {arm}", "the same for all data", trials, constant(arm)) for arm in arms]
 
 
 def published(trials: Sequence[Trial]) -> list[Rival]:
     """fastai and BiT-HyperRule where they were measured, their rates chosen on validation like every arm's."""
     names = [name for name, arm in ARMS.items() if arm.kind == "published"]
-    found = [
-        of_choice(name, "the published schedule", trials, lambda trial, name=name: name, among="others")
-        for name in names
-    ]
+    how = "the published schedule"
+    found = [of_choice(name, how, trials, constant(name), among="others") for name in names]
     return [rival for rival in found if rival.scores]
 
 

@@ -141,7 +141,7 @@ def decision_time(trials: Sequence[Trial]) -> str:
 def ablation_table(scored: Sequence[Scored]) -> str:
     """What each part of the evidence is worth."""
     if not scored:
-        return "No stored evidence, so no ablations.\n"
+        return "No ablations: no stored decision chose among the arms of these trials.\n"
     whole = scored[0]
     lines = ["| evidence | mean regret | change | 95% interval | units |", "|---|---|---|---|---|"]
     for item in scored:
@@ -155,8 +155,8 @@ def ablation_table(scored: Sequence[Scored]) -> str:
 
 
 def thresholds_text(trials: Sequence[Trial]) -> str:
-    """What the search would set, on all of these rows: a proposal, never a score."""
-    if not any(t.record is not None for t in trials):
+    """What the search would set, on all of these rows: a proposal, never a score. Nothing for a few families."""
+    if len({t.family for t in trials if t.record is not None}) < FEWEST:
         return ""
     fitted = fit_thresholds(trials)
     moved = {

@@ -5,5 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(ROOT))
+
+# A source distribution has the tests but not the benchmarks.
+collect_ignore_glob = [] if (ROOT / "benchmarks" / "regret").is_dir() else ["test_*.py"]

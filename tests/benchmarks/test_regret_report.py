@@ -116,6 +116,9 @@ def test_one_seed_is_called_what_it_is() -> None:
 def test_few_families_get_no_intervals() -> None:
     made, _ = render(*results(table(data=("a", "b"))))
     assert "No intervals: the trials are of fewer than 4 families." in made
+    assert "rest on **2 data sets** of 2 families" in made
+    assert "the thresholds would be" not in made
+    assert "no threshold moves" not in made
     assert "**Fewer than 4 families: no intervals are given, and little follows.**" in made
 
 
@@ -123,7 +126,7 @@ def test_without_evidence_nothing_is_made_up() -> None:
     rows = [r for r in table() if r["arm"] != "auto"]
     made, pictures = render(*results(rows))
     assert "Auto was not measured in these trials." in made
-    assert "No stored evidence, so no ablations." in made
+    assert "No ablations: no stored decision chose among the arms of these trials." in made
     assert not [name for name in pictures if "plane" in name]
     assert "auto, " not in made
 
