@@ -130,7 +130,8 @@ def run_race(
     without what they train) drop out with a line. Below ``folder`` each arm has a run folder of its own, removed
     again. Raises KeyboardInterrupt where a signal stops it.
     """
-    running, spent, laps = list(entrants), 0.0, []
+    running, spent = list(entrants), 0.0
+    laps: list[Lap] = []
     for number in (1, 2):
         left = budget - spent
         share = share_for(running, left / 2 if number == 1 else left)

@@ -253,9 +253,7 @@ def _optimizer(recipe: PretrainRecipe, model: nn.Module) -> torch.optim.Optimize
         {"params": [p for n, p in rest if not decays(n, p)], "weight_decay": 0.0, "scale": scale},
     ]
     if recipe.optimizer == "muon":
-        groups.append(
-            {"params": hidden, "weight_decay": recipe.muon_decay, "scale": 1.0, "orthogonal": True}
-        )
+        groups.append({"params": hidden, "weight_decay": recipe.muon_decay, "scale": 1.0, "orthogonal": True})
         return Muon(groups, lr=recipe.lr)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)

@@ -335,7 +335,9 @@ def _norms_line(losses: dict[str, float]) -> str:
     """One line about the norms that were tried."""
     kept = "kept" if losses["target"] < losses["source"] else "not kept"
     if not all(map(math.isfinite, losses.values())):
-        return "Batch norms keep the pretrained statistics: with nothing to hold out, nothing can be compared."
+        return (
+            "Batch norms keep the pretrained statistics: with nothing to hold out, nothing can be compared."
+        )
     return (
         f"Batch norms re-estimated on these images: held-out log-loss {losses['target']:.3f} instead of "
         f"{losses['source']:.3f}; {kept}."
