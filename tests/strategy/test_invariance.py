@@ -125,7 +125,7 @@ def test_classes_told_by_colour_ban_strong_changes_of_colour() -> None:
         "dull": coloured((150, 90, 90)),
         "dark": coloured((110, 30, 30)),
     }
-    found = banned(Drawn(kinds, 20), "strong")
+    found = banned(Drawn(kinds, 40), "strong")
     assert "colour" in found
     assert "flip" not in found
 
