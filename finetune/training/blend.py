@@ -62,11 +62,10 @@ def blend(job: Job, start: dict[str, Tensor], alphas: Sequence[float]) -> tuple[
     ``start`` holds tensors of the model as they were before the phase, on the CPU; the model holds them as
     they are after it. Without validation images, or with a single point, nothing is measured.
     """
-    from finetune.training.job import load_tensors, trained_tensors
+    from finetune.training.job import load_tensors
 
-    end = {
-        name: tensor.detach().to("cpu", copy=True) for name, tensor in trained_tensors(job.backbone).items()
-    }
+    live = job.backbone.state_dict()
+    end = {name: live[name].to("cpu", copy=True) for name in start}
     points = []
     for alpha in sorted(set(alphas)) if len(job.feed.val_labels) and len(set(alphas)) > 1 else ():
         load_tensors(job.backbone, interpolate(start, end, alpha))

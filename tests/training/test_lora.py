@@ -65,6 +65,20 @@ def test_only_adapters_and_the_head_train_and_a_plain_network_remains(tiny: Any,
     assert all(".lora_" in t or t.startswith("head.") for t in tensors)
 
 
+def test_the_safety_net_undoes_adapters_too(tiny: Any, tmp_path: Path) -> None:
+    """At the start of the line the merged layers are the pretrained ones again, halfway half as far."""
+    ends = {}
+    for alpha in (0.0, 0.5, 1.0):
+        plan = tiny.plan(PROBE, tune(tiny, blend=(alpha,)))
+        backbone = execute(plan, vit(), tiny.bundle(), tiny.recipe(), tmp_path / str(alpha))
+        ends[alpha] = {n: v for n, v in backbone.state_dict().items() if n.startswith("model.")}
+    fresh = vit().state_dict()
+    assert all(torch.equal(v, fresh[n]) for n, v in ends[0.0].items())
+    assert any(not torch.equal(v, fresh[n]) for n, v in ends[1.0].items())
+    for name, value in ends[0.5].items():
+        torch.testing.assert_close(value, (fresh[name] + ends[1.0][name]) / 2, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("at", [3, 8])
 def test_a_resumed_run_with_adapters_equals_an_uninterrupted_one(tiny: Any, tmp_path: Path, at: int) -> None:
     plan = tiny.plan(PROBE, tune(tiny, blend=(1.0,)))
