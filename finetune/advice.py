@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from finetune.events import Listener
 from finetune.recipe import Recipe
 from finetune.strategy import STRATEGIES
 from finetune.strategy.context import Context
-from finetune.strategy.cost import estimate
+from finetune.strategy.cost import Cost, estimate
 from finetune.strategy.decision import Decision, given, informed, neighbours
 from finetune.strategy.evidence import gather
 from finetune.strategy.explanation import Explanation
@@ -96,31 +96,21 @@ def decide(recipe: Recipe, setup: Setup, listener: Listener) -> Explanation:
     trials: tuple[Trial, ...] = ()
     if recipe.train.avoid is None:
         trials = try_augmentations(plan, setup.backbone, setup.bundle.train, recipe, listener)
-    banned = recipe.train.avoid or [trial.family for trial in trials if trial.banned]
-    plan = spare(plan, banned)
+    plan = spare(plan, _banned(recipe, trials))
     return _explained(plan, decision, recipe, setup, trials)
 
 
-def entrants(
-    found: Explanation, recipe: Recipe, setup: Setup, listener: Listener
-) -> list[tuple[Plan, float]]:
-    """The plans of the decision and of its neighbours, each with its seconds, for a race; the decision's first."""
-    from finetune.strategy import STRATEGIES
-
-    ctx = _context(recipe, setup, listener)
-    banned = recipe.train.avoid or [trial.family for trial in found.trials if trial.banned]
-    plans = [found.plan]
-    for name in neighbours(found.decision)[1:]:
-        plans.append(spare(STRATEGIES.get(name)().plan(ctx), banned))
-    costs = [estimate(plan, setup.backbone, setup.bundle, recipe) for plan in plans]
-    return [(plan, sum(cost.phases)) for plan, cost in zip(plans, costs, strict=True)]
+def entrants(found: Explanation, recipe: Recipe, setup: Setup, listener: Listener) -> list[tuple[Plan, Cost]]:
+    """The plans of the decision and of its neighbours, each with its cost, for a race; the decision's first."""
+    ctx, banned = _context(recipe, setup, listener), _banned(recipe, found.trials)
+    others = [spare(STRATEGIES.get(n)().plan(ctx), banned) for n in neighbours(found.decision)[1:]]
+    costed = [(plan, estimate(plan, setup.backbone, setup.bundle, recipe)) for plan in others]
+    return [(found.plan, found.cost), *costed] if found.cost is not None else costed
 
 
-def with_plan(
-    found: Explanation, plan: Plan, decision: Decision, recipe: Recipe, setup: Setup
-) -> Explanation:
-    """The explanation with another plan and the decision for it."""
-    return _explained(plan, decision, recipe, setup, found.trials)
+def _banned(recipe: Recipe, trials: Sequence[Trial]) -> Sequence[str]:
+    """Families of augmentation that stay out: those that the recipe names, else those that a trial banned."""
+    return recipe.train.avoid or [trial.family for trial in trials if trial.banned]
 
 
 def obey(plan: Plan, recipe: Recipe, setup: Setup, listener: Listener) -> Explanation:

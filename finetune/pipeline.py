@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import PurePath
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -117,12 +118,13 @@ class Pipeline:
 
         decision = race_is_possible(found.decision, self.recipe.strategy, len(setup.bundle.val))
         if decision is not None:
-            return advice.with_plan(found, found.plan, decision, self.recipe, setup)
-        field = [Entrant(*pair) for pair in advice.entrants(found, self.recipe, setup, self.listener)]
+            return replace(found, decision=decision)
+        costed = advice.entrants(found, self.recipe, setup, self.listener)
+        field = [Entrant(plan, sum(cost.phases)) for plan, cost in costed]
         laps = run_race(field, setup, self.recipe, self.folder.path / "race", budget, self.listener)
         decision = raced(found.decision, laps, budget)
-        plan = next(entrant.plan for entrant in field if entrant.name == decision.chosen)
-        return advice.with_plan(found, plan, decision, self.recipe, setup)
+        plan, cost = next(pair for pair in costed if pair[0].strategy == decision.chosen)
+        return replace(found, plan=plan, decision=decision, cost=cost)
 
     def _explain(self, found: Explanation) -> Plan:
         self.obeyed = found.given

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune.events import Listener
-from finetune.features.extract import extract
+from finetune.features.extract import Features, extract
 from finetune.features.source import SourceStatistics
 from finetune.recipe import Recipe
 from finetune.resources import weights_dir
 from finetune.strategy.measure import Evidence, measure, sample_indices
 
 if TYPE_CHECKING:
-    from finetune.data.imageset import DataBundle
+    from finetune.data.imageset import DataBundle, ImageSet
     from finetune.zoo.backbone import Backbone
 
 
@@ -22,15 +22,7 @@ def gather(recipe: Recipe, bundle: DataBundle, backbone: Backbone, listener: Lis
     """Measure the training images (at most 5000) on the frozen backbone's cached features."""
     labels = bundle.train.labels
     images = bundle.train.subset(sample_indices(labels, seed=recipe.seed))
-    found = extract(
-        backbone,
-        images,
-        device=next(backbone.parameters()).device,
-        cache=recipe.probe.cache,
-        threads=recipe.data.workers,
-        message=listener.on_message,
-        progress=lambda done, total: listener.on_progress("looking at the images", done, total),
-    )
+    found = frozen_features(recipe, images, backbone, listener, "looking at the images")
     return measure(
         found.taps,
         found.labels,
@@ -39,6 +31,21 @@ def gather(recipe: Recipe, bundle: DataBundle, backbone: Backbone, listener: Lis
         counts=np.bincount(labels, minlength=len(bundle.classes)).tolist(),
         source=_source_statistics(backbone) if recipe.pretrained else None,
         seed=recipe.seed,
+    )
+
+
+def frozen_features(
+    recipe: Recipe, images: ImageSet, backbone: Backbone, listener: Listener, doing: str
+) -> Features:
+    """The images once through the backbone as it is, cached as the recipe says; ``doing`` labels the progress."""
+    return extract(
+        backbone,
+        images,
+        device=next(backbone.parameters()).device,
+        cache=recipe.probe.cache,
+        threads=recipe.data.workers,
+        message=listener.on_message,
+        progress=lambda done, total: listener.on_progress(doing, done, total),
     )
 
 

@@ -27,10 +27,10 @@ from finetune.data import AUGMENTATIONS
 from finetune.data.augment import Augmentation, flip_safe
 from finetune.data.imageset import ImageSet
 from finetune.events import Listener
-from finetune.features.extract import extract
 from finetune.features.ridge import RidgeFit, fit_ridge
 from finetune.features.scaling import Standardiser
 from finetune.recipe import Recipe
+from finetune.strategy.evidence import frozen_features
 from finetune.strategy.measure import sample_indices
 from finetune.strategy.plan import GradientPhase, Plan
 
@@ -255,12 +255,4 @@ def _folds(y: np.ndarray, seed: int) -> list[np.ndarray]:
 
 
 def _taps(backbone: Backbone, images: ImageSet, recipe: Recipe, listener: Listener) -> list[np.ndarray]:
-    return extract(
-        backbone,
-        images,
-        device=next(backbone.parameters()).device,
-        cache=recipe.probe.cache,
-        threads=recipe.data.workers,
-        message=listener.on_message,
-        progress=lambda done, total: listener.on_progress("trying the augmentations", done, total),
-    ).taps
+    return frozen_features(recipe, images, backbone, listener, "trying the augmentations").taps
