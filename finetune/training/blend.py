@@ -85,3 +85,16 @@ def _measure(job: Job, alpha: float) -> Point:
     logits, labels = torch.cat(parts).numpy().astype(np.float64), job.feed.val_labels.numpy()
     _, losses = fit_temperature(logits, labels)
     return Point(alpha, float(losses.mean()), float((logits.argmax(1) == labels).mean()))
+
+
+def blended_line(alpha: float, rows: list[dict[str, Any]]) -> str:
+    """One line about the safety net."""
+    if not rows:
+        return (
+            f"Safety net: {alpha:.0%} of the way from the head alone to the tuned network, as chosen before."
+        )
+    first, last = rows[0], rows[-1]
+    return (
+        f"Safety net: {alpha:.0%} of the way from the head alone (validation {first['accuracy']:.1%}) to the "
+        f"tuned network ({last['accuracy']:.1%})."
+    )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,11 +15,10 @@ from torch import Tensor
 from finetune.data.threads import worker_count
 from finetune.errors import RunError
 from finetune.events import Listener
-from finetune.files import atomic_write_json
 from finetune.recipe import Recipe
 from finetune.runtime import choose_device, choose_threads, configure_threads, seed_everything
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
-from finetune.training.blend import blend
+from finetune.training.blend import blend, blended_line
 from finetune.training.checkpoint import Best, Checkpoints
 from finetune.training.engine import Engine
 from finetune.training.feed import Feed
@@ -29,17 +26,16 @@ from finetune.training.interrupt import StopRequest
 from finetune.training.job import Desk, Job, load_model_state, model_state, trained_tensors
 from finetune.training.loop import fit
 from finetune.training.metrics_log import MetricsLog
-from finetune.training.norms import reestimate, restore, statistics
+from finetune.training.norms import norms_line, reestimate, restore, statistics
 from finetune.training.optim import describe_groups, param_groups, summary_lines
 from finetune.training.precision import Precision, choose_precision
+from finetune.training.record import Record
 from finetune.zoo.adapters import attach, freeze_all_but_adapters, merge, targets
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle
     from finetune.features.probe import ProbeResult
     from finetune.zoo.backbone import Backbone
-
-T = TypeVar("T")
 
 
 def execute(
@@ -61,43 +57,6 @@ def execute(
     """
     work = _Work(plan, backbone, bundle, recipe, Path(run_dir), listener or Listener())
     return work.run(resume)
-
-
-class Record:
-    """training.json: choices made by measuring, kept for a resumed run, and facts about each phase."""
-
-    def __init__(self, path: Path, keep: bool) -> None:
-        self.path = path
-        self.tree: dict[str, Any] = _read_record(path) if keep and path.exists() else {"phases": {}}
-
-    def once(self, key: str, choose: Callable[[], T]) -> T:
-        """The value chosen earlier in this run, or a new choice, saved."""
-        if key not in self.tree:
-            self.tree[key] = choose()
-            self.save()
-        value: T = self.tree[key]
-        return value
-
-    def phase(self, index: int) -> dict[str, Any]:
-        """The facts about one phase, to be filled in; save() writes them."""
-        facts: dict[str, Any] = self.tree["phases"].setdefault(str(index), {})
-        return facts
-
-    def save(self) -> None:
-        """Write the file, atomically."""
-        atomic_write_json(self.path, self.tree)
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        tree: Any = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(tree["phases"], dict):
-            return dict(tree)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path} cannot be read ({type(error).__name__}: {error}), so the run cannot go on. Start a new one."
-        ) from None
-    raise RunError(f"{path} was not written by finetune, so the run cannot go on. Start a new one.")
 
 
 class _Work:
@@ -196,7 +155,7 @@ class _Work:
                     losses = {"source": result.chosen.log_loss, "target": again.chosen.log_loss}
                     told = {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}
                     facts["norms"] = {"chosen": "target" if better else "source", "log_loss": told}
-                    self.listener.on_message(_norms_line(losses))
+                    self.listener.on_message(norms_line(losses))
                 if better:
                     result = again
                 else:
@@ -291,7 +250,7 @@ class _Work:
         if start:
             alpha, rows = blend(job, start, self._alphas(index, phase))
             facts["blend"] = {"alpha": alpha, "points": rows}
-            self.listener.on_message(_blended(alpha, rows))
+            self.listener.on_message(blended_line(alpha, rows))
             self.checkpoints.drop_start(index)
 
     def _adapt(self, phase: GradientPhase) -> None:
@@ -329,29 +288,3 @@ class _Work:
             channels_last=train.channels_last,
             images=phase.epochs * feed.images,
         )
-
-
-def _norms_line(losses: dict[str, float]) -> str:
-    """One line about the norms that were tried."""
-    kept = "kept" if losses["target"] < losses["source"] else "not kept"
-    if not all(map(math.isfinite, losses.values())):
-        return (
-            "Batch norms keep the pretrained statistics: with nothing to hold out, nothing can be compared."
-        )
-    return (
-        f"Batch norms re-estimated on these images: held-out log-loss {losses['target']:.3f} instead of "
-        f"{losses['source']:.3f}; {kept}."
-    )
-
-
-def _blended(alpha: float, rows: list[dict[str, Any]]) -> str:
-    """One line about the safety net."""
-    if not rows:
-        return (
-            f"Safety net: {alpha:.0%} of the way from the head alone to the tuned network, as chosen before."
-        )
-    first, last = rows[0], rows[-1]
-    return (
-        f"Safety net: {alpha:.0%} of the way from the head alone (validation {first['accuracy']:.1%}) to the "
-        f"tuned network ({last['accuracy']:.1%})."
-    )

@@ -6,6 +6,7 @@ beside the source's statistics where images are far from the source, and kept wh
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,3 +70,16 @@ def reestimate(
             layer.momentum = value
         backbone.eval()
     return True
+
+
+def norms_line(losses: dict[str, float]) -> str:
+    """One line about the norms that were tried."""
+    kept = "kept" if losses["target"] < losses["source"] else "not kept"
+    if not all(map(math.isfinite, losses.values())):
+        return (
+            "Batch norms keep the pretrained statistics: with nothing to hold out, nothing can be compared."
+        )
+    return (
+        f"Batch norms re-estimated on these images: held-out log-loss {losses['target']:.3f} instead of "
+        f"{losses['source']:.3f}; {kept}."
+    )
