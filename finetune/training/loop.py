@@ -1,10 +1,11 @@
-"""The loop: fit, train_epoch, evaluate. It executes a phase and knows nothing of strategies."""
+"""The loop: fit, train_epoch, train_step, evaluate. It executes a phase and knows nothing of strategies."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
 
 from finetune.training.feed import Batch
 from finetune.training.job import Job, Scores
@@ -34,16 +35,24 @@ def train_epoch(job: Job, epoch: int) -> None:
     batches = job.feed.train(epoch, job.progress.batch)
     for group in grouped(batches, job.phase.accumulate):
         job.schedule_lr()
-        images = sum(len(labels) for _, labels in group)
-        for inputs, labels in group:  # (B, 3, S, S) uint8 or kept activations; (B,) int64
-            with job.engine.autocast():
-                logits = job.feed.forward(inputs)  # (B, K)
-                loss = job.criterion(logits.float(), labels)  # mean over B
-            job.engine.backward(loss * (len(labels) / images))
-            job.meter.add(loss, logits, labels)
-        job.engine.step(job.phase.clip_grad)
+        train_step(job, group)
         job.average.update()
         job.after_step(len(group))
+
+
+def train_step(job: Job, group: list[Batch]) -> Tensor:
+    """One optimizer step on the mean loss of the group's micro-batches, which is returned, on the device."""
+    images, total = sum(len(labels) for _, labels in group), torch.zeros((), device=job.engine.device)
+    for inputs, labels in group:  # (B, 3, S, S) uint8 or kept activations; (B,) int64
+        with job.engine.autocast():
+            logits = job.feed.forward(inputs)  # (B, K)
+            loss = job.criterion(logits.float(), labels)  # mean over B
+        share = loss * (len(labels) / images)
+        job.engine.backward(share)
+        job.meter.add(loss, logits, labels)
+        total += share.detach()
+    job.engine.step(job.phase.clip_grad)
+    return total
 
 
 @torch.no_grad()
