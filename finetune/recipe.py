@@ -201,7 +201,7 @@ def read_yaml(path: Path, kind: str = "Recipe", holds: str = "recipe keys") -> d
     """A YAML file's mapping; raises ConfigError naming the file and line."""
     shown = f"{kind} {str(path)!r}"
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{shown} does not exist. `finetune recipe ls` lists the shipped ones.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -215,6 +215,15 @@ def read_yaml(path: Path, kind: str = "Recipe", holds: str = "recipe keys") -> d
     if not isinstance(tree, dict):
         raise ConfigError(must(shown, f"a mapping of {holds}", type(tree).__name__))
     return tree
+
+
+def _parse(text: str) -> Any:
+    """``yaml.safe_load`` by libyaml where PyYAML was built with it: ten times faster."""
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:

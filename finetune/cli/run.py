@@ -72,6 +72,9 @@ def run(
         seed=seed,
     )
 
+    from finetune.data import ahead
+
+    ahead.begin(resolved.data)  # in a second process, while torch is imported here
     from finetune.api import run as run_api
     from finetune.cli.story import Story
 

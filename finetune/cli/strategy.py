@@ -70,6 +70,9 @@ def advise(
 
     import shlex
 
+    from finetune.data import ahead
+
+    ahead.begin(resolved.data)  # in a second process, while torch is imported here
     from finetune.advice import advised
     from finetune.cli.story import Story
     from finetune.files import atomic_write_text

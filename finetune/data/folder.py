@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -31,6 +32,20 @@ class Checked:
     """Path relative to the data folder."""
     fingerprint: bytes
     info: ImageInfo
+
+
+class Pixels(Protocol):
+    """Images decoded while they were checked, kept while they fit."""
+
+    @property
+    def room(self) -> int:
+        """Pixels that still fit."""
+
+    def put(self, name: str, image: Image.Image) -> None:
+        """Keep an image if it fits."""
+
+    def get(self, name: str) -> Image.Image | None:
+        """The image, or None where it has to be decoded again."""
 
 
 class Decoded:
@@ -69,7 +84,7 @@ class FolderImages(ImageSet):
         classes: tuple[str, ...],
         *,
         max_pixels: int = MAX_PIXELS,
-        decoded: Decoded | None = None,
+        decoded: Pixels | None = None,
     ) -> None:
         self.files = tuple(files)
         self.labels = np.asarray(labels, dtype=np.int64)
@@ -98,7 +113,7 @@ def default_decoded() -> Decoded:
 
 
 def check_files(
-    root: Path, paths: Sequence[Path], *, max_pixels: int, workers: int, decoded: Decoded
+    root: Path, paths: Sequence[Path], *, max_pixels: int, workers: int, decoded: Pixels
 ) -> list[Checked | Quarantined | None]:
     """Open every file once, in threads. One result a path, in order.
 
@@ -114,7 +129,7 @@ def check_files(
     return results
 
 
-def _check(root: Path, path: Path, max_pixels: int, decoded: Decoded) -> Checked | Quarantined | None:
+def _check(root: Path, path: Path, max_pixels: int, decoded: Pixels) -> Checked | Quarantined | None:
     name, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
     claims = looks_like_image(path)
     try:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from finetune.data import ahead
 from finetune.data.datasets import DatasetImages, ReadDataset, class_names
-from finetune.data.folder import Checked, FolderImages, check_files, default_decoded
+from finetune.data.folder import Checked, FolderImages, Pixels, check_files, default_decoded
 from finetune.data.imageset import DataBundle, ImageSet, Quarantined
 from finetune.data.layout import find_layout
 from finetune.data.splitting import split_sets
@@ -46,11 +47,14 @@ def load_data(recipe: DataRecipe, seed: int) -> DataBundle:
     that cannot be read are set aside in ``quarantined``; missing splits are made as
     ``finetune.data.splitting.split_sets`` says. Raises DataError.
     """
-    return read_folder(recipe).split(recipe, seed)
+    return (ahead.take(recipe) or read_folder(recipe)).split(recipe, seed)
 
 
-def read_folder(recipe: DataRecipe) -> ReadFolder:
-    """The first half of ``load_data``: of the recipe only path, workers and max_pixels matter."""
+def read_folder(recipe: DataRecipe, decoded: Pixels | None = None) -> ReadFolder:
+    """The first half of ``load_data``: of the recipe only path, workers and max_pixels matter.
+
+    ``decoded`` keeps images that were decoded on the way; default: what ``default_decoded`` has room for.
+    """
     layout = find_layout(recipe.path)
     main = "train" if "train" in layout.splits else "all"
     rows = [
@@ -59,7 +63,7 @@ def read_folder(recipe: DataRecipe) -> ReadFolder:
         for name, files in classes.items()
         for path in files
     ]
-    decoded = default_decoded()
+    decoded = decoded or default_decoded()
     checked = check_files(
         layout.root,
         [path for _, _, path in rows],

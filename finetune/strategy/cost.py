@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle
     from finetune.zoo.backbone import Backbone
 
-_SECONDS = 0.4  # of measuring, after a first batch that does not count
+_SECONDS = 0.1  # of measuring, after a first batch that does not count ...
+_LEAST, _CALLS = 3, 8  # ... and how many calls of it at least and at most
 _IMAGES = {"cpu": 8}  # a batch's; elsewhere the phase's own, up to:
 _MOST = 64
 
@@ -143,7 +144,7 @@ class _Clock:
         """Seconds of one call: the median of as many as fit into the time for measuring."""
         took: list[float] = []
         began = time.perf_counter()
-        while not took or (time.perf_counter() - began < _SECONDS and len(took) < 8):
+        while len(took) < _LEAST or (time.perf_counter() - began < _SECONDS and len(took) < _CALLS):
             if not took:
                 work()  # the first call allocates and chooses kernels
                 began = time.perf_counter()

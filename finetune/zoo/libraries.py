@@ -4,6 +4,9 @@ One decorator in each makes ``import timm`` load all of ``torch._dynamo`` (and s
 CPU seconds that the two and torch cost together. While they are imported, a stand-in answers for it, whose
 decorator loads the compiler when the decorated function is first called, as torch's own lazy decorators do.
 Whatever else is asked of the stand-in loads the real compiler on the spot, and afterwards it is gone.
+
+timm also imports wandb where that is installed (half a second), for a function of its training scripts. There a
+stand-in stays, in timm alone, and loads wandb at the first use.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -22,7 +26,7 @@ _NAMES = (_COMPILER, f"{_COMPILER}.utils")
 
 def import_timm() -> Any:
     """The module timm."""
-    with without_compiler():
+    with without_compiler(), _without_wandb():
         return importlib.import_module("timm")
 
 
@@ -50,6 +54,19 @@ def without_compiler() -> Iterator[None]:
         _remove_stand_ins()
 
 
+@contextlib.contextmanager
+def _without_wandb() -> Iterator[None]:
+    """Imports inside that find wandb get a stand-in; where there is none they find none, as always."""
+    if "wandb" in sys.modules or importlib.util.find_spec("wandb") is None:
+        yield
+        return
+    sys.modules["wandb"] = _StandIn("wandb")
+    try:
+        yield
+    finally:
+        _remove_stand_ins()
+
+
 class _StandIn(ModuleType):
     """A module whose missing attributes are those of the real one, which is then imported."""
 
@@ -66,7 +83,7 @@ class _StandIn(ModuleType):
 
 
 def _remove_stand_ins() -> None:
-    for name in _NAMES:
+    for name in (*_NAMES, "wandb"):
         if isinstance(sys.modules.get(name), _StandIn):
             del sys.modules[name]
 

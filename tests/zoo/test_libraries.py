@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 CODE = """
 import sys
@@ -61,3 +62,27 @@ def test_a_backbone_needs_no_compiler() -> None:
 
 def test_the_stand_in_gives_way() -> None:
     assert said(STAND_IN) == ["False", "module", "2 3 plain", "module"]
+
+
+WANDB = """
+import sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+(folder / "wandb.py").write_text("print('wandb is loaded'); log = print")
+sys.path.insert(0, str(folder))
+from finetune.zoo.libraries import import_timm
+
+import_timm()
+print("wandb" in sys.modules)
+from timm.utils import summary
+summary.wandb.log("a row")
+import wandb
+print(type(wandb).__name__)
+"""
+
+
+def test_timm_loads_wandb_at_its_first_use(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", WANDB, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split("\n")[:-1] == ["False", "wandb is loaded", "a row", "module"]
