@@ -51,10 +51,13 @@ class Pipeline:
 
     def start(self) -> None:
         """A new run. Where it fails before training there is nothing to keep, and the folder goes again."""
+        from finetune.training.refusals import refuse_impossible
+
         with self._interruptible():
             try:
                 setup = self._prepare()
                 plan = self._decide(setup)
+                refuse_impossible(plan, setup.bundle.classes)
             except FinetuneError as error:
                 if self.created and not isinstance(error, Interrupted):
                     self.folder.discard()

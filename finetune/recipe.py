@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from typing_extensions import Self
 
 from finetune.errors import ConfigError, did_you_mean, must, nearest
+from finetune.regularise import Regularisers
 
 _AtLeastOne = Annotated[int, Field(ge=1)]
 
@@ -76,8 +77,8 @@ class ProbeRecipe(_Section):
     """Keep features on disk, keyed by image bytes, weights and preprocessing."""
 
 
-class TrainRecipe(_Section):
-    """Gradient training. Every key left out is chosen by the strategy."""
+class _Steps(_Section):
+    """How to train by gradient steps; TrainRecipe adds what the loss and the regularisers are."""
 
     epochs: int | None = Field(None, ge=1)
     """Passes over the training images in the main phase."""
@@ -129,6 +130,10 @@ class TrainRecipe(_Section):
     """Optimizer steps between two rows of metrics.jsonl."""
     save_every: int | None = Field(None, ge=1)
     """Optimizer steps between two checkpoints; default: at each epoch's end and about once a minute."""
+
+
+class TrainRecipe(Regularisers, _Steps):
+    """Gradient training. Every key left out is chosen by the strategy."""
 
 
 class Recipe(_Section):
@@ -333,7 +338,7 @@ def _constraint(item: Any) -> str:
 
 def _is_union_tag(part: str) -> bool:
     return part in {"int", "float", "str", "bool"} or part.startswith(
-        ("literal[", "constrained-", "function-")
+        ("literal[", "constrained-", "function-", "dict[")
     )
 
 

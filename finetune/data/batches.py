@@ -16,6 +16,7 @@ from finetune.data import AUGMENTATIONS
 from finetune.data.augment import Augmentation, flip_safe
 from finetune.data.imageset import ImageSet
 from finetune.data.memory import BYTES_A_PIXEL, MEBI, budget
+from finetune.data.order import balanced_order, returns
 from finetune.data.preprocessing import Preprocessing
 from finetune.data.threads import for_each, submit_chunks
 from finetune.data.transforms import evaluate_pixels
@@ -76,6 +77,8 @@ class TrainBatches:
         threads: that decode and augment, one batch ahead.
         flip: allow left-right flips; None asks the class names (``flip_safe``).
         avoid: families of augmentation (``FAMILIES``) that the policy leaves out.
+        balanced: every class equally often, instead of each image once; an image that returns within an epoch
+            is augmented anew.
         memory: bytes for originals; None is a quarter of what is free, at most 8 GiB.
 
     Raises:
@@ -94,10 +97,12 @@ class TrainBatches:
         *,
         flip: bool | None = None,
         avoid: Collection[str] = (),
+        balanced: bool = False,
         memory: int | None = None,
     ) -> None:
         self.images, self.prep, self.batch_size, self.seed = images, prep, batch_size, seed
         self.threads = max(1, threads)
+        self.balanced = balanced
         self.flip = flip_safe(images.classes) if flip is None else flip
         kind = AUGMENTATIONS.get(policy)
         # A policy from elsewhere that knows no families need not know the argument either.
@@ -113,21 +118,25 @@ class TrainBatches:
 
     def order(self, epoch: int) -> np.ndarray:
         """(N,) the sample indices of an epoch in the order in which they come."""
-        return np.random.default_rng((self.seed, _ORDER, epoch)).permutation(len(self.images))
+        rng = np.random.default_rng((self.seed, _ORDER, epoch))
+        return balanced_order(self._labels.numpy(), rng) if self.balanced else rng.permutation(len(self.images))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches number ``start`` and on: (B, 3, S, S) uint8 images and (B,) int64 labels."""
         order, side = self.order(epoch), self.prep.size
+        again = returns(order)
 
         def make(pool: ThreadPoolExecutor, number: int) -> tuple[tuple[Tensor, Tensor], list[Future[None]]]:
             end = len(order) if number == len(self) - 1 else (number + 1) * self.batch_size
-            chosen = order[number * self.batch_size : end]
+            chosen, seen = order[number * self.batch_size : end], again[number * self.batch_size : end]
             out = torch.empty((len(chosen), 3, side, side), dtype=torch.uint8)
             pixels = out.numpy()
 
             def fill(row: int) -> None:
                 sample = int(chosen[row])
-                rng = np.random.default_rng((self.seed, _SAMPLE, epoch, sample))
+                # A first time has no number: an epoch without returns keeps its pixels.
+                time = (int(seen[row]),) if seen[row] else ()
+                rng = np.random.default_rng((self.seed, _SAMPLE, epoch, sample, *time))
                 pixels[row] = self.augmentation.pixels(self._original(sample), rng).transpose(2, 0, 1)
 
             labels = self._labels[torch.from_numpy(chosen)]

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finetune.errors import ConfigError, did_you_mean, must
+from finetune.regularise import Regularisers
 
 
 class _Frozen(BaseModel):
@@ -47,8 +48,8 @@ class ProbePhase(_Frozen):
     1603.04779), or whichever of the two gives the head the lower held-out log-loss."""
 
 
-class GradientPhase(_Frozen):
-    """Train some stages and the head by gradient steps."""
+class _Steps(_Frozen):
+    """What trains, how fast and how long; GradientPhase adds what the loss and the regularisers are."""
 
     kind: Literal["gradient"] = "gradient"
     name: str = "finetune"
@@ -103,6 +104,10 @@ class GradientPhase(_Frozen):
     weights. ``earlier``: the point that an earlier phase of the plan chose."""
     fit_on: Literal["train", "train+val"] = "train"
     """``train+val``: validation images train too and nothing is held out, so the last weights are kept."""
+
+
+class GradientPhase(Regularisers, _Steps):
+    """Train some stages and the head by gradient steps."""
 
 
 Phase = Annotated[ProbePhase | GradientPhase, Field(discriminator="kind")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from finetune.regularise import Regularisers
 from finetune.strategy.context import Context
 from finetune.strategy.plan import GradientPhase, ProbePhase
 
@@ -64,6 +65,7 @@ def gradient_phase(
         ema=asked.ema if "ema" in asked.model_fields_set else default_ema(steps),
         augment=asked.augment or default_augment(ctx.n_train),
         batch_norm="frozen" if card.freeze_norms else norms,
+        **{key: getattr(asked, key) for key in Regularisers.model_fields},
     )
 
 

@@ -40,6 +40,12 @@ class Engine:
         """Add the gradients of ``loss`` (scaled in fp16)."""
         self._accelerator.backward(loss)
 
+    @property
+    def loss_scale(self) -> float:
+        """What ``backward`` multiplies gradients by: more than 1 in fp16 only."""
+        scaler = self._accelerator.scaler
+        return float(scaler.get_scale()) if scaler is not None else 1.0
+
     def step(self, clip: float | None) -> None:
         """Clip the global gradient norm, move the weights, clear the gradients."""
         if clip is not None:

@@ -20,6 +20,7 @@ from finetune.runtime import choose_device, choose_threads, configure_threads, s
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
 from finetune.training.blend import blend, blended_line
 from finetune.training.checkpoint import Best, Checkpoints
+from finetune.training.dropping import dropping
 from finetune.training.engine import Engine
 from finetune.training.feed import Feed
 from finetune.training.interrupt import StopRequest
@@ -30,6 +31,7 @@ from finetune.training.norms import norms_line, reestimate, restore, statistics
 from finetune.training.optim import describe_groups, param_groups, summary_lines
 from finetune.training.precision import Precision, choose_precision
 from finetune.training.record import Record
+from finetune.training.refusals import refuse_impossible
 from finetune.zoo.adapters import attach, freeze_all_but_adapters, merge, targets
 
 if TYPE_CHECKING:
@@ -82,8 +84,12 @@ class _Work:
                 f"The checkpoint in {self.folder} belongs to another plan: plan.yaml was changed "
                 "since. Restore it, or start a new run."
             )
+        refuse_impossible(self.plan, self.bundle.classes)
         self.record = Record(self.folder / "training.json", keep=resume)
-        if any(isinstance(phase, ProbePhase) and phase.restart for phase in self.plan.phases):
+        restarts = any(isinstance(phase, ProbePhase) and phase.restart for phase in self.plan.phases)
+        returns = any(isinstance(phase, GradientPhase) and phase.l2_sp for phase in self.plan.phases)
+        self.pristine: dict[str, Tensor] = {}
+        if restarts or returns:
             self.pristine = {
                 name: t.detach().cpu().clone() for name, t in self.backbone.model.state_dict().items()
             }
@@ -113,6 +119,7 @@ class _Work:
                 self.recipe.train.log_every,
                 self.recipe.train.save_every,
                 plan_digest,
+                {f"model.{name}": tensor for name, tensor in self.pristine.items()} if returns else {},
             )
             for index in range(first, len(self.plan.phases)):
                 phase = self.plan.phases[index]
@@ -240,7 +247,8 @@ class _Work:
         if saved:
             job.load_state_dict(*saved)
             self.listener.on_message(f"Going on at epoch {job.progress.epoch + 1} step {job.progress.step}.")
-        fit(job)
+        with dropping(backbone, phase, self.listener.on_message):
+            fit(job)
         if job.best is not None:
             best = job.best
             facts["best"] = {"epoch": best.epoch, "val_accuracy": best.accuracy, "val_loss": best.loss}

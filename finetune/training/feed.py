@@ -2,7 +2,7 @@
 
 Batches are uint8 images, or, where the frozen part of the network would give the same activations every
 epoch, those activations, computed once: always for the validation images, for the training images where the
-phase does not augment. ``forward`` takes either.
+phase does not augment, mix or add noise. ``forward`` takes either.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from finetune.data.batches import TrainBatches, eval_tensor
 from finetune.strategy.plan import GradientPhase
 from finetune.training.engine import to_device
+from finetune.training.mixing import Disturbance, disturbs
 from finetune.training.precision import Precision
 
 if TYPE_CHECKING:
@@ -47,16 +48,22 @@ class Feed:
         self.split = _cut(backbone, phase.train_from)
         prep = backbone.preprocessing
         self._train = TrainBatches(
-            bundle.train, prep, phase.augment, phase.batch_size, seed, threads, avoid=phase.avoid
-        )
-        self._train_labels = torch.as_tensor(bundle.train.labels)
+            bundle.train, prep, phase.augment, phase.batch_size, seed, threads, avoid=phase.avoid,
+            balanced=phase.sampling == "balanced",
+        )  # fmt: skip
+        self.classes = tuple(bundle.classes)
+        self.train_labels = torch.as_tensor(bundle.train.labels)
+        self._disturb = Disturbance(phase, len(self.classes), seed) if disturbs(phase) else None
         self._val = eval_tensor(bundle.val, prep, threads)  # (N, 3, S, S) uint8
         self.val_labels = torch.as_tensor(bundle.val.labels)
         self._train_hidden: Tensor | None = None
         self._precision = Precision("fp32", False)
         self._fixed_images = (
-            (lambda: eval_tensor(bundle.train, prep, threads)) if phase.augment == "none" else None
+            (lambda: eval_tensor(bundle.train, prep, threads))
+            if phase.augment == "none" and self._disturb is None
+            else None
         )
+        self._image_shape = (3, prep.size, prep.size)
 
     def sample(self) -> Tensor:
         """One batch of training images on the device, normalised: (B, 3, S, S) float32."""
@@ -90,14 +97,21 @@ class Feed:
             hidden = self._prefix(images[start : start + self.phase.batch_size].to(self.device))
             if kept is None:
                 size = hidden[0].numel() * hidden.element_size()
+                if hidden.shape[1:] == self._image_shape:
+                    return None  # ``forward`` tells activations from images by their shape
                 if size * len(images) > _MEMORY_SHARE * _memory_bytes() or size > _GROWTH * images[0].numel():
                     return None
                 kept = torch.empty((len(images), *hidden.shape[1:]), dtype=hidden.dtype)
             kept[start : start + len(hidden)] = hidden.cpu()
         return kept
 
+    def _arranged(self, images: Tensor) -> Tensor:
+        """Normalised, in the layout that the network computes in."""
+        normalised = images if images.is_floating_point() else self.backbone.preprocessing.normalise(images)
+        return self._precision.arrange(normalised)
+
     def _prefix(self, images: Tensor) -> Tensor:
-        x = self._precision.arrange(self.backbone.preprocessing.normalise(images))
+        x = self._arranged(images)
         if self.split == self.backbone.num_stages:
             taps = self.backbone.taps(x)
             return torch.cat([taps[i] for i in self.backbone.head_taps], 1)
@@ -116,13 +130,20 @@ class Feed:
     @property
     def images(self) -> int:
         """Training images an epoch."""
-        return len(self._train_labels)
+        return len(self.train_labels)
 
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Micro-batches of an epoch from number ``start`` on: their order comes from (seed, epoch) alone."""
+        """Micro-batches of an epoch from number ``start`` on: their order comes from (seed, epoch) alone.
+
+        Images come as uint8, or as normalised floats where the phase mixes them or adds noise; mixed labels
+        are (B, K) shares of the classes.
+        """
         source = self._train.epoch(epoch, start) if self._train_hidden is None else self._cached(epoch, start)
-        for inputs, labels in source:
+        for number, (inputs, labels) in enumerate(source, start):
             inputs, labels = to_device((inputs, labels), self.device)
+            if self._disturb is not None:
+                images = self.backbone.preprocessing.normalise(inputs)
+                inputs, labels = self._disturb(images, labels, epoch, number)
             yield inputs, labels
 
     def _cached(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -132,7 +153,7 @@ class Feed:
             # As TrainBatches does: a single image that is left over joins the last batch.
             end = None if number == len(self) - 1 else (number + 1) * size
             chosen = order[number * size : end]
-            yield self._train_hidden[chosen], self._train_labels[chosen]
+            yield self._train_hidden[chosen], self.train_labels[chosen]
 
     def validation(self) -> Iterator[Batch]:
         """Validation batches in order; none where the split is empty."""
@@ -144,12 +165,11 @@ class Feed:
             yield inputs, labels
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """uint8 images (B, 3, S, S) or kept activations (B, ...) -> (B, K) logits."""
-        if inputs.dtype != torch.uint8:
+        """Images (B, 3, S, S), uint8 or normalised, or kept activations (B, ...) -> (B, K) logits."""
+        if inputs.shape[1:] != self._image_shape:
             return self._suffix(inputs)
         if not self.split:
-            x = self._precision.arrange(self.backbone.preprocessing.normalise(inputs))
-            logits: Tensor = self.backbone(x)
+            logits: Tensor = self.backbone(self._arranged(inputs))
             return logits
         with torch.no_grad():
             hidden = self._prefix(inputs)

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,9 +20,11 @@ from finetune.training.ema import Average
 from finetune.training.engine import Engine
 from finetune.training.feed import Feed
 from finetune.training.interrupt import StopRequest
+from finetune.training.losses import build_loss
 from finetune.training.meter import Meter
 from finetune.training.metrics_log import MetricsLog
 from finetune.training.optim import build_optimizer, param_groups, set_lr
+from finetune.training.penalties import Penalty
 from finetune.training.schedule import Schedule, warmup_steps
 
 if TYPE_CHECKING:
@@ -67,6 +69,8 @@ class Desk:
     """Optimizer steps between checkpoints; None: each epoch's end and once a minute."""
     plan: str
     """Digest of the plan; a checkpoint of another plan is refused."""
+    reference: dict[str, Tensor] = field(default_factory=dict)
+    """The body's weights as the run began with them, on the CPU, where a phase holds on to them."""
 
 
 class Job:
@@ -82,7 +86,8 @@ class Job:
         self.optimizer = build_optimizer(groups, phase)
         engine.prepare(self.optimizer)
         self.average = Average(trained_tensors(backbone), phase.ema)
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=phase.label_smoothing)
+        self.criterion = build_loss(phase, feed.train_labels, feed.classes).to(engine.device)
+        self.penalty = Penalty(groups, phase, desk.reference)
         self.meter = Meter(engine.device)
         self.steps = phase.epochs * -(-len(feed) // phase.accumulate)
         self._factor: Schedule = SCHEDULES.get(phase.schedule)(

@@ -43,7 +43,7 @@ def train_epoch(job: Job, epoch: int) -> None:
 def train_step(job: Job, group: list[Batch]) -> Tensor:
     """One optimizer step on the mean loss of the group's micro-batches, which is returned, on the device."""
     images, total = sum(len(labels) for _, labels in group), torch.zeros((), device=job.engine.device)
-    for inputs, labels in group:  # (B, 3, S, S) uint8 or kept activations; (B,) int64
+    for inputs, labels in group:  # (B, 3, S, S) images or kept activations; (B,) int64 or (B, K) shares
         with job.engine.autocast():
             logits = job.feed.forward(inputs)  # (B, K)
             loss = job.criterion(logits.float(), labels)  # mean over B
@@ -51,6 +51,8 @@ def train_step(job: Job, group: list[Batch]) -> Tensor:
         job.engine.backward(share)
         job.meter.add(loss, logits, labels)
         total += share.detach()
+    if job.penalty:
+        job.penalty.add_gradients(job.engine.loss_scale)
     job.engine.step(job.phase.clip_grad)
     return total
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.training.losses import dominant
+
 
 class Meter:
     """Sums over an interval and over the epoch; they stay on the device until read, so adding never waits."""
@@ -27,9 +29,9 @@ class Meter:
         return torch.zeros(3, dtype=self._dtype, device=self._device)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """A micro-batch: mean loss, (B, K) logits, (B,) labels."""
+        """A micro-batch: mean loss, (B, K) logits, (B,) labels; of (B, K) shares the largest is the label."""
         n = len(labels)
-        right = (logits.detach().argmax(1) == labels).sum()
+        right = (logits.detach().argmax(1) == dominant(labels)).sum()
         total = loss.detach().to(self._dtype) * n
         # A number copied to a GPU makes the processor wait for it; one that is filled in there does not.
         self._interval += torch.stack([total, right.to(self._dtype), torch.full_like(total, n)])

@@ -55,6 +55,7 @@ def param_groups(backbone: Staged, phase: GradientPhase) -> list[dict[str, Any]]
         for i in range(phase.train_from, backbone.num_stages)
     ]
     parts.append(("head", backbone.head_parameters(), phase.head_lr))
+    body_decay = 0.0 if phase.l2_sp else phase.weight_decay  # L2-SP takes its place, see penalties.py
     groups: list[dict[str, Any]] = []
     claimed: dict[int, str] = {}
     for name, members, lr in parts:
@@ -73,7 +74,7 @@ def param_groups(backbone: Staged, phase: GradientPhase) -> list[dict[str, Any]]
                         "names": [n for n, _ in chosen],
                         "lr": lr,
                         "peak": lr,
-                        "weight_decay": phase.weight_decay if decay else 0.0,
+                        "weight_decay": (phase.weight_decay if name == "head" else body_decay) * decay,
                     }
                 )
     if not groups:
