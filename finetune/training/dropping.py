@@ -49,7 +49,10 @@ def dropping(backbone: Backbone, phase: GradientPhase, say: Callable[[str], None
 def residual_places(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
     """(block, attribute, what is there) of each place where a residual branch may be dropped, input to head."""
     places = []
-    for _, module in model.named_modules():
+    for module in model.modules():
+        # Blocks that change the size have no path around them, but some have the place all the same.
+        if not getattr(module, "has_skip", True) or not getattr(module, "use_res_connect", True):
+            continue
         for name in dict.fromkeys([*module._modules, *vars(module)]):
             there = getattr(module, name, None)
             empty = _PLACE.fullmatch(name) and (there is None or isinstance(there, nn.Identity))
@@ -66,7 +69,7 @@ def set_rates(places: list[tuple[nn.Module, str, Any]], last: float) -> list[flo
     from timm.layers import DropPath
 
     blocks = list(dict.fromkeys(id(block) for block, _, _ in places))
-    rates = [last * i / (len(blocks) - 1) if len(blocks) > 1 else last for i in range(len(blocks))]
+    rates = [last * (i / (len(blocks) - 1)) if len(blocks) > 1 else last for i in range(len(blocks))]
     for block, name, there in places:
         rate = rates[blocks.index(id(block))]
         # Also in place of a module that is there already: its own rate need not be remembered.
@@ -77,7 +80,8 @@ def set_rates(places: list[tuple[nn.Module, str, Any]], last: float) -> list[flo
 
 def _restore(places: list[tuple[nn.Module, str, Any]]) -> None:
     for block, name, there in places:
-        delattr(block, name)
+        if there is None:
+            delattr(block, name)  # else the module would be hidden behind None
         setattr(block, name, there if there is None else there.train(block.training))
 
 

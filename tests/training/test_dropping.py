@@ -30,7 +30,7 @@ def test_dropout_drops_features_of_each_image_and_scales_the_rest(tiny: Any) -> 
     block, _ = told(made, tiny.phase(dropout=0.25))
     with block:
         out = made.head(x)
-        assert set(out.unique().tolist()) == {0.0, pytest.approx(1 / 0.75)}
+        assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
         assert 0.1 < float((out == 0).float().mean()) < 0.4
         made.eval()
         assert torch.equal(made.head(x), F.linear(x, made.head.weight, made.head.bias))
@@ -54,7 +54,7 @@ def test_drop_connect_drops_weights_the_same_for_all_images_of_a_batch(tiny: Any
         torch.testing.assert_close(made.eval().head(x), F.linear(x, made.head.weight, made.head.bias))
 
 
-@pytest.mark.parametrize(("arch", "blocks"), [("test_resnet", 4), ("test_vit", 6), ("test_efficientnet", 4)])
+@pytest.mark.parametrize(("arch", "blocks"), [("test_resnet", 4), ("test_vit", 6)])
 def test_stochastic_depth_finds_the_blocks_of_timm_and_leaves_no_trace(tiny: Any, arch: str, blocks: int) -> None:
     made = tiny.backbone(arch).train()
     before, names = modules(made), list(made.state_dict())
@@ -107,10 +107,10 @@ def test_torchvision_s_own_places_get_the_rate_and_their_old_one_back() -> None:
     assert [model[i][1].p for i in range(3)] == [0.1] * 3
 
 
-def test_a_network_without_residual_blocks_is_told(tiny: Any) -> None:
-    made = tiny.backbone()
-    for block, name, _ in residual_places(made.model):
-        delattr(block, name)
+def test_blocks_without_a_path_around_them_do_not_count(tiny: Any) -> None:
+    """None of the blocks of this EfficientNet keeps its size, though each has the place for stochastic depth."""
+    made = tiny.backbone("test_efficientnet")
+    assert sum(hasattr(module, "drop_path") for module in made.modules()) > 3
     block, said = told(made, tiny.phase(drop_path=0.2))
     with block:
         pass

@@ -93,7 +93,7 @@ def test_a_strong_l2_sp_keeps_the_body_near_its_start_and_lets_the_head_go(tiny:
         execute(plan, made, tiny.bundle(), tiny.recipe(), tmp_path / str(number))
         far.append(sum(float((p.detach() - before[n]).square().sum()) for n, p in made.named_parameters()
                        if n.startswith("model.") and decays(n, p)))  # fmt: skip
-    assert 0 < far[1] < 0.3 * far[0]
+    assert 0 < far[1] < 0.7 * far[0]
 
 
 def test_messages(tiny: Any, tmp_path: Any) -> None:
