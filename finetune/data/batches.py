@@ -119,7 +119,9 @@ class TrainBatches:
     def order(self, epoch: int) -> np.ndarray:
         """(N,) the sample indices of an epoch in the order in which they come."""
         rng = np.random.default_rng((self.seed, _ORDER, epoch))
-        return balanced_order(self._labels.numpy(), rng) if self.balanced else rng.permutation(len(self.images))
+        return (
+            balanced_order(self._labels.numpy(), rng) if self.balanced else rng.permutation(len(self.images))
+        )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches number ``start`` and on: (B, 3, S, S) uint8 images and (B,) int64 labels."""

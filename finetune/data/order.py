@@ -23,7 +23,9 @@ def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     for label, count in zip(classes, quota, strict=True):
         members = np.flatnonzero(labels == label)
         rounds = -(-int(count) // len(members))
-        drawn.append(np.concatenate([rng.permutation(members) for _ in range(rounds)] or [members[:0]])[:count])
+        drawn.append(
+            np.concatenate([rng.permutation(members) for _ in range(rounds)] or [members[:0]])[:count]
+        )
     return rng.permutation(np.concatenate(drawn))
 
 

@@ -66,7 +66,7 @@ def set_rates(places: list[tuple[nn.Module, str, Any]], last: float) -> list[flo
 
     Huang et al. 2016, https://arxiv.org/abs/1603.09382, section 3, as timm counts it.
     """
-    from timm.layers import DropPath
+    from timm.layers.drop import DropPath
 
     blocks = list(dict.fromkeys(id(block) for block, _, _ in places))
     rates = [last * (i / (len(blocks) - 1)) if len(blocks) > 1 else last for i in range(len(blocks))]
@@ -106,5 +106,7 @@ def _drop_weights(rate: float) -> Callable[[nn.Module, tuple[Any, ...], Tensor],
 
 def _told(backbone: Backbone, rate: float, blocks: int) -> str:
     if not blocks:
-        return f"Stochastic depth: {backbone.name} has no residual blocks to skip; train.drop_path does nothing."
+        return (
+            f"Stochastic depth: {backbone.name} has no residual blocks to skip; train.drop_path does nothing."
+        )
     return f"Stochastic depth: {blocks} residual blocks, skipped with probability 0 to {rate:g} from first to last."

@@ -120,7 +120,7 @@ class BinaryCrossEntropy(nn.Module):
 
     def __init__(self, weights: Tensor | None = None, smoothing: float = 0.0) -> None:
         super().__init__()
-        from timm.loss import BinaryCrossEntropy as Timm
+        from timm.loss.binary_cross_entropy import BinaryCrossEntropy as Timm
 
         self.smoothing = smoothing
         self.loss = Timm(smoothing=0.0, sum_classes=True, pos_weight=weights)

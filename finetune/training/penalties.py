@@ -37,7 +37,9 @@ class Penalty:
         ]
         self._weights: list[nn.Parameter] = [p for _, p in named] if phase.l1 else []
         self._held: list[tuple[nn.Parameter, Tensor]] = [
-            (p, reference[name].to(p.device, p.dtype)) for name, p in named if phase.l2_sp and name in reference
+            (p, reference[name].to(p.device, p.dtype))
+            for name, p in named
+            if phase.l2_sp and name in reference
         ]
         if phase.l2_sp and not self._held:
             raise TrainingError(
@@ -49,7 +51,9 @@ class Penalty:
     def value(self) -> float:
         """What the penalties add to the loss."""
         total = sum((float(w.abs().sum()) for w in self._weights), 0.0) * self.l1
-        return total + self.l2_sp / 2 * sum((float((w - start).square().sum()) for w, start in self._held), 0.0)
+        return total + self.l2_sp / 2 * sum(
+            (float((w - start).square().sum()) for w, start in self._held), 0.0
+        )
 
     @torch.no_grad()
     def add_gradients(self, scale: float = 1.0) -> None:

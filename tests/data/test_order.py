@@ -40,7 +40,7 @@ def test_classes_come_equally_often_and_images_of_a_class_evenly() -> None:
     per_class = np.bincount(LABELS[order])
     assert sorted(per_class) == [9, 10, 10]
     for label in range(3):
-        times = np.bincount(order, minlength=len(LABELS))[LABELS == label]
+        times = np.bincount(order, minlength=len(LABELS))[label == LABELS]
         assert times.max() - times.min() <= 1
 
 

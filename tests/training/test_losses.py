@@ -43,7 +43,9 @@ def test_every_loss_is_a_mean_over_images_and_hard_targets_are_a_case_of_soft_on
         whole = loss(logits, LABELS)
         assert whole.ndim == 0
         torch.testing.assert_close(loss(logits, shares(LABELS, 4)), whole)
-        torch.testing.assert_close((loss(logits[:4], LABELS[:4]) * 4 + loss(logits[4:], LABELS[4:]) * 8) / 12, whole)
+        torch.testing.assert_close(
+            (loss(logits[:4], LABELS[:4]) * 4 + loss(logits[4:], LABELS[4:]) * 8) / 12, whole
+        )
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
@@ -65,7 +67,9 @@ def test_weighted_cross_entropy_is_its_formula(
 ) -> None:
     y = LABELS if targets == "hard" else soft()
     loss = made(tiny, class_weights=WEIGHTS, label_smoothing=smoothing)
-    t = (F.one_hot(LABELS, 4).double() if targets == "hard" else soft().double()) * (1 - smoothing) + smoothing / 4
+    t = (F.one_hot(LABELS, 4).double() if targets == "hard" else soft().double()) * (
+        1 - smoothing
+    ) + smoothing / 4
     w = torch.tensor([0.5, 1.0, 2.0, 4.0]).double()
     wanted = -(w * t * logits.double().log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(loss(logits, y).double(), wanted, rtol=1e-5, atol=1e-6)
@@ -137,7 +141,10 @@ def test_named_weights_leave_the_others_at_1_and_unknown_names_are_told() -> Non
     named = class_weights({"hen": 3.0}, torch.ones(4, dtype=torch.int64), CLASSES)
     assert named is not None
     assert named.tolist() == [1, 1, 3, 1]
-    with pytest.raises(ConfigError, match=r"class_weights must be a mapping of classes in the data. Got hem i.*\"hen\""):
+    with pytest.raises(
+        ConfigError,
+        match=r"class_weights must be a mapping of classes in the data. Got hem instead. Did you mean \"hen\"",
+    ):
         class_weights({"hem": 3.0}, torch.ones(4, dtype=torch.int64), CLASSES)
 
 

@@ -41,7 +41,9 @@ def test_cutmix_labels_are_the_shares_of_the_area(tiny: Any) -> None:
         torch.testing.assert_close(y.sum(1), torch.ones(6))
 
 
-@pytest.mark.parametrize("keys", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}, {"input_noise": 0.2}])
+@pytest.mark.parametrize(
+    "keys", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}, {"input_noise": 0.2}]
+)
 def test_drawn_from_seed_epoch_and_batch_alone(tiny: Any, keys: dict[str, float]) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()

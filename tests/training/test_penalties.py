@@ -60,7 +60,9 @@ def test_none_by_default(tiny: Any) -> None:
 def test_elastic_net_is_l1_and_weight_decay(tiny: Any) -> None:
     """One SGD step on a zero loss: w - lr (l1 sign(w) + decay w)."""
     made = network(tiny)
-    phase = tiny.phase(train_from=2, lr=0.1, head_lr=0.1, stage_decay=1.0, momentum=0.0, l1=0.02, weight_decay=0.3)
+    phase = tiny.phase(
+        train_from=2, lr=0.1, head_lr=0.1, stage_decay=1.0, momentum=0.0, l1=0.02, weight_decay=0.3
+    )
     groups = param_groups(made, phase)
     optimizer = build_optimizer(groups, phase)
     before = {n: p.detach().clone() for n, p in made.named_parameters()}
@@ -102,7 +104,9 @@ def test_messages(tiny: Any, tmp_path: Any) -> None:
     made = tiny.backbone()
     made.freeze_below(made.num_stages)
     phase = tiny.phase(train_from=made.num_stages, l2_sp=0.1)
-    with pytest.raises(TrainingError, match=r"train\.l2_sp must have pretrained weights that phase 'finetune' trains"):
+    with pytest.raises(
+        TrainingError, match=r"train\.l2_sp must have pretrained weights that phase 'finetune' trains"
+    ):
         Penalty(param_groups(made, phase), phase, {"model.conv1.weight": torch.zeros(1)})
     wrong = tiny.phase(l2_sp=0.1, trains="lora", class_weights={"class 9": 2.0})
     with pytest.raises(ConfigError) as caught:
@@ -115,5 +119,7 @@ def test_messages(tiny: Any, tmp_path: Any) -> None:
     ):
         assert part in str(caught.value)
     twice = tiny.phase(sampling="balanced", class_weights="sqrt")
-    with pytest.raises(ConfigError, match=r"train\.class_weights must be none where train\.sampling is balanced"):
+    with pytest.raises(
+        ConfigError, match=r"train\.class_weights must be none where train\.sampling is balanced"
+    ):
         execute(tiny.plan(twice), made, tiny.bundle(), tiny.recipe(), tmp_path)

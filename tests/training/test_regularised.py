@@ -78,7 +78,9 @@ def test_learns_with_mixing_and_balanced_focal_loss(tiny: Any, tmp_path: Path) -
     made = execute(tiny.plan(phase), tiny.backbone(), data, tiny.recipe(), tmp_path)
     test = tiny.bundle(6, 60).val
     with torch.no_grad():
-        found = made.eval()(made.preprocessing.normalise(eval_tensor(test, made.preprocessing))).argmax(1).numpy()
+        found = (
+            made.eval()(made.preprocessing.normalise(eval_tensor(test, made.preprocessing))).argmax(1).numpy()
+        )
     assert min((found[test.labels == k] == k).mean() for k in range(3)) >= 0.6
 
 
