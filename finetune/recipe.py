@@ -45,7 +45,19 @@ class DataRecipe(_Section):
     """What comes in."""
 
     path: str | None = None
-    """Folder with one sub-folder per class, with or without train/ val/ test/ above the classes."""
+    """Folder with one sub-folder per class, with or without train/ val/ test/ above the classes; or a table
+    (CSV, TSV, JSON lines, Parquet) with a row per image."""
+    image_column: str | None = None
+    """Of a table: the column of image paths; default: path, image, file ..., the first that is there."""
+    label_column: str | None = None
+    """Of a table: the column of labels; default: label, class, target ..., the first that is there."""
+    split_column: str | None = None
+    """Of a table: the column that says train, val or test; default: split, set ... where it says so."""
+    root: str | None = None
+    """Of a table: where relative paths start; default: its own folder."""
+    group_by: str | None = None
+    """Images of one group (patient, track, video) are kept on one side of every split: a column of the table, or
+    a regular expression with one part in parentheses that is searched in each image's name."""
     val_fraction: float = Field(0.15, gt=0, lt=0.5)
     """Share of the training images held out for validation where no val/ folder is given."""
     test_fraction: float = Field(0.15, gt=0, lt=0.5)

@@ -196,7 +196,10 @@ def repeatable(recipe: Recipe) -> Recipe:
     keys: dict[str, Any] = {"out": None, "name": None}
     if recipe.data.path is not None:
         data = recipe.data.model_dump(exclude_unset=True)
-        keys["data"] = {**data, "path": str(Path(recipe.data.path).expanduser().resolve())}
+        places = {"path": recipe.data.path, "root": recipe.data.root}
+        keys["data"] = data | {
+            key: str(Path(place).expanduser().resolve()) for key, place in places.items() if place is not None
+        }
     weights = recipe.backbone.removeprefix("local:")
     if Path(weights).expanduser().is_file():
         keys["backbone"] = recipe.backbone.replace(weights, str(Path(weights).expanduser().resolve()))

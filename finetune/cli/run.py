@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"ignore_unknown_options": False})
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--data", metavar="DIR", help="Folder with one sub-folder per class.")
+@click.option("--data", metavar="PATH", help="Folder with one sub-folder per class, or a table (CSV ...).")
+@click.option(
+    "--group-by",
+    metavar="WHAT",
+    help="Never divide a patient, track ...: a column of the table, or a pattern such as '(p\\d+)_' in names.",
+)
 @click.option(
     "--strategy", metavar="NAME", help="auto (default), linear, multistage, partial, full, lp-ft, scratch."
 )
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
 def run(
     overrides: tuple[str, ...],
     data: str | None,
+    group_by: str | None,
     strategy: str | None,
     backbone: str | None,
     recipe: str | None,
@@ -52,7 +58,7 @@ def run(
     explain: str,
     quiet: bool,
 ) -> None:
-    """Look at the images in DIR, decide how to use a pretrained network, train, test.
+    """Look at the images, decide how to use a pretrained network, train, test.
 
     Any recipe key can follow as KEY=VALUE, for example epochs=5 train.augment=none.
     """
@@ -64,6 +70,7 @@ def run(
     resolved = asked_for(
         overrides,
         data=data,
+        group_by=group_by,
         recipe=recipe,
         strategy=strategy,
         backbone=backbone,
@@ -83,7 +90,14 @@ def run(
         story.ending(finished.path, finished.result)
 
 
-def asked_for(overrides: tuple[str, ...], *, data: str | None, recipe: str | None, **keys: Any) -> Recipe:
+def asked_for(
+    overrides: tuple[str, ...],
+    *,
+    data: str | None,
+    recipe: str | None,
+    group_by: str | None = None,
+    **keys: Any,
+) -> Recipe:
     """The recipe that a command line adds up to: the file, then the options, then KEY=VALUE.
 
     Raises ConfigError with every problem.
@@ -98,9 +112,11 @@ def asked_for(overrides: tuple[str, ...], *, data: str | None, recipe: str | Non
         path = find_recipe(recipe)
         tree, source = read_yaml(path), path.name
     tree.update({key: value for key, value in keys.items() if value is not None})
-    if data is not None:
+    given = {"path": data, "group_by": group_by}
+    if any(value is not None for value in given.values()):
         section = tree.get("data")
-        tree["data"] = {**(section if isinstance(section, dict) else {}), "path": data}
+        given = {key: value for key, value in given.items() if value is not None}
+        tree["data"] = {**(section if isinstance(section, dict) else {}), **given}
     return Recipe.from_mapping(apply_overrides(tree, overrides, Recipe), source, STRATEGIES.names())
 
 

@@ -99,7 +99,7 @@ def begin(recipe: DataRecipe) -> bool:
     global _begun
     safe = sys.platform == "linux" and "torch" not in sys.modules and threading.active_count() == 1
     cancel()
-    if not safe or available_cores() < 2 or recipe.path is None or not Path(recipe.path).is_dir():
+    if not safe or available_cores() < 2 or recipe.path is None or not Path(recipe.path).exists():
         return False
     import multiprocessing
 
@@ -142,7 +142,9 @@ def cancel() -> None:
 
 
 def _key(recipe: DataRecipe) -> tuple[Any, ...]:
-    return (recipe.path, recipe.workers, recipe.max_pixels)
+    """What a reading depends on; how the images are divided comes later."""
+    split = {"val_fraction", "test_fraction", "limit_per_class", "image_size"}
+    return tuple(recipe.model_dump(exclude=split).items())
 
 
 def _read(recipe: DataRecipe, pixels: SharedPixels, answer: Connection) -> None:

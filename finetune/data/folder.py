@@ -29,7 +29,7 @@ class Checked:
 
     path: Path
     name: str
-    """Path relative to the data folder."""
+    """Path relative to the data folder, or as the table has it."""
     fingerprint: bytes
     info: ImageInfo
 
@@ -113,24 +113,24 @@ def default_decoded() -> Decoded:
 
 
 def check_files(
-    root: Path, paths: Sequence[Path], *, max_pixels: int, workers: int, decoded: Pixels
+    files: Sequence[tuple[Path, str]], *, max_pixels: int, workers: int, decoded: Pixels
 ) -> list[Checked | Quarantined | None]:
-    """Open every file once, in threads. One result a path, in order.
+    """Open every file (path, name) once, in threads. One result a file, in order.
 
     A file whose name does not claim to be an image and whose bytes are none (notes.txt, Thumbs.db) gives
     None; a damaged or oversized one, or a non-image called .jpg, gives Quarantined.
     """
-    results: list[Checked | Quarantined | None] = [None] * len(paths)
+    results: list[Checked | Quarantined | None] = [None] * len(files)
 
     def check_one(index: int) -> None:
-        results[index] = _check(root, paths[index], max_pixels, decoded)
+        results[index] = _check(*files[index], max_pixels, decoded)
 
-    for_each(len(paths), check_one, workers)
+    for_each(len(files), check_one, workers)
     return results
 
 
-def _check(root: Path, path: Path, max_pixels: int, decoded: Pixels) -> Checked | Quarantined | None:
-    name, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
+def _check(path: Path, name: str, max_pixels: int, decoded: Pixels) -> Checked | Quarantined | None:
+    suffix = path.suffix.lower()
     claims = looks_like_image(path)
     try:
         size = path.stat().st_size

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from finetune.data.datasets import DatasetImages, ReadDataset, class_names
 from finetune.data.folder import Checked, FolderImages, Pixels, check_files, default_decoded
 from finetune.data.imageset import DataBundle, ImageSet, Quarantined
 from finetune.data.layout import find_layout
+from finetune.data.listing import Listing, grouped, groups_of, of_layout
 from finetune.data.splitting import split_sets
+from finetune.data.table import is_table, read_table
 from finetune.data.threads import worker_count
 from finetune.errors import DataError, must
 from finetune.recipe import DataRecipe
@@ -24,28 +27,30 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class ReadFolder:
-    """A data folder whose images were all opened once, not yet split: one reading serves many splits."""
+    """A folder or table whose images were all opened once, not yet split: one reading serves many splits."""
 
     given: Mapping[str, ImageSet]
     """Sets by "all", "train", "val", "test": the splits that the folder itself has."""
     folders: Mapping[str, str]
-    """Split -> the folder's own name, for messages."""
+    """Split -> what the user calls it, for messages."""
     notes: tuple[str, ...]
     quarantined: tuple[Quarantined, ...]
     source: str
+    groups: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    """Split -> the group of each image, where there are groups."""
 
     def split(self, recipe: DataRecipe, seed: int) -> DataBundle:
         """Make the missing splits as ``finetune.data.splitting.split_sets`` says. Raises DataError."""
         return split_sets(self.given, recipe, seed, notes=self.notes, quarantined=self.quarantined,
-                          source=self.source, names=self.folders)  # fmt: skip
+                          source=self.source, names=self.folders, groups=self.groups)  # fmt: skip
 
 
 def load_data(recipe: DataRecipe, seed: int) -> DataBundle:
     """Open every image of ``recipe.path`` once and split them.
 
-    Folders: ``DIR/<class>/*`` or ``DIR/{train,val,test}/<class>/*``, images at any depth below a class. Files
-    that cannot be read are set aside in ``quarantined``; missing splits are made as
-    ``finetune.data.splitting.split_sets`` says. Raises DataError.
+    Folders: ``DIR/<class>/*`` or ``DIR/{train,val,test}/<class>/*``, images at any depth below a class. Tables
+    (CSV, TSV, JSON lines, Parquet): see ``finetune.data.table``. Files that cannot be read are set aside in
+    ``quarantined``; missing splits are made as ``finetune.data.splitting.split_sets`` says. Raises DataError.
     """
     return (ahead.take(recipe) or read_folder(recipe)).split(recipe, seed)
 
@@ -55,46 +60,59 @@ def read_folder(recipe: DataRecipe, decoded: Pixels | None = None) -> ReadFolder
 
     ``decoded`` keeps images that were decoded on the way; default: what ``default_decoded`` has room for.
     """
-    layout = find_layout(recipe.path)
-    main = "train" if "train" in layout.splits else "all"
-    rows = [
-        (split, name, path)
-        for split, classes in layout.splits.items()
-        for name, files in classes.items()
-        for path in files
-    ]
+    listing, mark = _listed(recipe)
+    main = "train" if "train" in listing.splits else "all"
+    if main not in listing.splits:
+        raise DataError(f"{recipe.path!r} must have training images. Got only {listing.splits[0]} instead.")
+    rows = listing.rows
     decoded = decoded or default_decoded()
     checked = check_files(
-        layout.root,
-        [path for _, _, path in rows],
+        [(row.path, row.name) for row in rows],
         max_pixels=recipe.max_pixels,
         workers=worker_count(recipe.workers),
         decoded=decoded,
     )
-    good = [(split, name, file) for (split, name, _), file in zip(rows, checked, strict=True)
-            if isinstance(file, Checked)]  # fmt: skip
-    quarantined = tuple(file for file in checked if isinstance(file, Quarantined))
-    notes = [*layout.notes, *_ignored(path.suffix for (_, _, path), file in zip(rows, checked, strict=True)
-                                      if file is None)]  # fmt: skip
+    pairs = list(zip(rows, checked, strict=True))
+    good = [(row, file) for row, file in pairs if isinstance(file, Checked)]
+    quarantined = (*listing.aside, *(file for file in checked if isinstance(file, Quarantined)))
+    notes = [*listing.notes, *_ignored(row.path.suffix for row, file in pairs if file is None)]
 
-    present = [name for split, name, _ in good if split == main]
-    classes = tuple(sorted(set(present)))
-    _require_two(classes, repr(str(layout.root)), quarantined)
+    classes = listing.class_order(row.label for row, _ in good if row.split == main)
+    _require_two(classes, repr(str(recipe.path)), quarantined)
     notes += [f"Class {name!r} has no readable image and is skipped."
-              for name in layout.splits[main] if name not in classes]  # fmt: skip
-    for split, folder in layout.folders.items():
-        _require_known(Counter(n for s, n, _ in good if s == split), classes, f"{folder}/", "train/")
+              for name in dict.fromkeys(row.label for row in rows if row.split == main)
+              if name not in classes]  # fmt: skip
+    for split, name in listing.called.items():
+        found = Counter(row.label for row, _ in good if row.split == split)
+        _require_known(found, classes, f"{name}{mark}", f"{listing.called[main]}{mark}")
 
     number = {name: k for k, name in enumerate(classes)}
     everything = FolderImages(
-        [file for _, _, file in good],
-        np.array([number[name] for _, name, _ in good], dtype=np.int64),
+        [file for _, file in good],
+        np.array([number[row.label] for row, _ in good], dtype=np.int64),
         classes,
         max_pixels=recipe.max_pixels,
         decoded=decoded,
     )
-    given = {s: everything.subset([i for i, row in enumerate(good) if row[0] == s]) for s in layout.splits}
-    return ReadFolder(given, layout.folders, tuple(notes), quarantined, str(recipe.path))
+    given, groups = {}, {}
+    for split in listing.splits:
+        members = [i for i, (row, _) in enumerate(good) if row.split == split]
+        given[split] = everything.subset(members)
+        found_groups = groups_of([good[i][0] for i in members])
+        if found_groups is not None:
+            groups[split] = tuple(found_groups)
+    return ReadFolder(given, listing.called, tuple(notes), quarantined, str(recipe.path), groups)
+
+
+def _listed(recipe: DataRecipe) -> tuple[Listing, str]:
+    """What the source names, and what follows a split's name in messages."""
+    if recipe.path is not None and is_table(recipe.path) and not Path(recipe.path).expanduser().is_dir():
+        listing, mark = read_table(recipe), ""
+    else:
+        listing, mark = of_layout(find_layout(recipe.path)), "/"
+    if recipe.group_by is not None and (mark or "(" in recipe.group_by):
+        listing = grouped(listing, recipe.group_by)
+    return listing, mark
 
 
 def from_datasets(

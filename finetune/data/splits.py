@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_CARVE, _LIMIT = 1, 2
+_CARVE, _LIMIT, _GROUPS = 1, 2, 3
 
 
 def carve(
@@ -43,6 +43,60 @@ def carve(
     outside = np.zeros(len(labels), dtype=bool)
     outside[held] = True
     return np.flatnonzero(~outside), np.flatnonzero(outside)
+
+
+def carve_groups(
+    labels: np.ndarray, fraction: float, seed: int, groups: Sequence[Sequence[object]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out about a share of every class without dividing a group: (indices kept, held out), ascending.
+
+    A group may hold several classes (a patient with two diseases). Groups are taken in random order, large ones
+    first, each where it brings the held-out counts of all classes closer to their shares: what scikit-learn's
+    StratifiedGroupKFold does for folds. A class whose images are all of one group ends on one side whole.
+
+    Args:
+        labels: (N,) int class of each image.
+        fraction: share held out, in (0, 1).
+        seed: same seed, same split.
+        groups: one or more (N,) of hashables; images that share any of them stay together.
+    """
+    if len(labels) == 0:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    unit = _components(len(labels), groups)
+    counts = np.zeros((unit.max() + 1, int(labels.max()) + 1))
+    np.add.at(counts, (unit, labels), 1)
+    totals = np.maximum(counts.sum(0), 1)
+    wanted = fraction * counts.sum(0)
+    rng = np.random.default_rng((seed, _GROUPS))
+    order = rng.permutation(len(counts))
+    order = order[np.argsort(-counts[order].std(1), kind="stable")]
+    held, chosen = np.zeros_like(wanted), np.zeros(len(counts), dtype=bool)
+    for index in order:
+        before = (((held - wanted) / totals) ** 2).sum()
+        after = (((held + counts[index] - wanted) / totals) ** 2).sum()
+        if after < before:
+            held += counts[index]
+            chosen[index] = True
+    outside = chosen[unit]
+    return np.flatnonzero(~outside), np.flatnonzero(outside)
+
+
+def _components(n: int, groups: Sequence[Sequence[object]]) -> np.ndarray:
+    """(N,) number of the connected component of each image, where sharing a group connects."""
+    parent = list(range(n))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for named in groups:
+        first: dict[object, int] = {}
+        for i, name in enumerate(named):
+            a, b = root(i), root(first.setdefault(name, i))
+            parent[max(a, b)] = min(a, b)
+    return np.unique([root(i) for i in range(n)], return_inverse=True)[1]
 
 
 def limit(labels: np.ndarray, most: int, seed: int) -> np.ndarray:

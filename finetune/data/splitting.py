@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from finetune.data.imageset import DataBundle, ImageSet, Quarantined
-from finetune.data.splits import carve, limit
+from finetune.data.splits import carve, carve_groups, limit
 from finetune.errors import DataError
 from finetune.recipe import DataRecipe
 
@@ -24,6 +24,7 @@ def split_sets(
     quarantined: tuple[Quarantined, ...] = (),
     source: str = "",
     names: Mapping[str, str] | None = None,
+    groups: Mapping[str, Sequence[object]] | None = None,
 ) -> DataBundle:
     """Make the missing splits, by class and with the seed; copies of one image stay on one side.
 
@@ -42,13 +43,17 @@ def split_sets(
     Args:
         given: sets by "all", "train", "val", "test"; all with the same classes.
         names: how the user calls them, for the notes.
+        groups: the group of each image of a set (a patient, a track); no split made here divides one, and groups
+            that the given sets share are told.
 
     Raises:
         DataError: too few images for a validation or a test set.
     """
     told = list(notes)
     called = dict(names or {})
-    pool = given["all"] if "all" in given else given["train"]
+    main = "all" if "all" in given else "train"
+    pool, tracks = given[main], _Tracks((groups or {}).get(main))
+    told += _divided(groups or {}, called)
     val, test = given.get("val"), given.get("test")
     share = recipe.val_fraction
     if val is not None and test is None:
@@ -69,21 +74,55 @@ def split_sets(
     told += _copies(pool)
 
     if test is None:
-        kept, held = carve(pool.labels, recipe.test_fraction, seed, _prints(pool))
+        kept, held = tracks.carve(pool, recipe.test_fraction, seed)
         pool, test = pool.subset(kept), pool.subset(held)
     if recipe.limit_per_class is not None:
-        pool = pool.subset(limit(pool.labels, recipe.limit_per_class, seed))
+        few = limit(pool.labels, recipe.limit_per_class, seed)
+        pool = pool.subset(few)
+        tracks.keep(few)
         val = val.subset(limit(val.labels, recipe.limit_per_class, seed)) if val is not None else None
         what = "of which validation takes its share" if val is None else "in training and in validation"
         told.append(f"At most {recipe.limit_per_class} images a class are used, {what}.")
     if val is None:
-        kept, held = carve(pool.labels, share, seed, _prints(pool))
+        kept, held = tracks.carve(pool, share, seed)
         pool, val = pool.subset(kept), pool.subset(held)
 
     _require_some(pool, val, test, recipe)
     told += _rare(pool, val, test)
     told += _leaks(pool, val, test)
     return DataBundle(pool, val, test, quarantined=quarantined, notes=tuple(told), source=source)
+
+
+class _Tracks:
+    """The groups of the images that are still to be divided; without groups, every image is its own."""
+
+    def __init__(self, groups: Sequence[object] | None) -> None:
+        self.groups = None if groups is None else np.asarray(groups, dtype=object)
+
+    def keep(self, indices: np.ndarray) -> None:
+        """The images are now a subset of what they were."""
+        if self.groups is not None:
+            self.groups = self.groups[indices]
+
+    def carve(self, images: ImageSet, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """(kept, held out); afterwards the images are those that were kept."""
+        if self.groups is None:
+            return carve(images.labels, share, seed, _prints(images))
+        kept, held = carve_groups(images.labels, share, seed, (self.groups.tolist(), _prints(images)))
+        self.keep(kept)
+        return kept, held
+
+
+def _divided(groups: Mapping[str, Sequence[object]], called: Mapping[str, str]) -> list[str]:
+    """Groups that lie in several of the given sets."""
+    notes = []
+    for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+        shared = set(groups.get(first, ())) & set(groups.get(second, ()))
+        if shared:
+            names = f"{called.get(first, first)} and {called.get(second, second)}"
+            which = "1 group lies" if len(shared) == 1 else f"{len(shared)} groups lie"
+            notes.append(f"{which} in both {names}: accuracy on the latter flatters.")
+    return notes
 
 
 def _prints(images: ImageSet) -> list[bytes]:
