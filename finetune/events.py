@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -33,6 +34,9 @@ class Listener:
     def on_phase(self, phase: Any, index: int) -> None:
         """A phase of the plan begins."""
 
+    def on_row(self, row: dict[str, Any]) -> None:
+        """A row was appended to metrics.jsonl; told only where the rows are written."""
+
     def on_step(self, row: dict[str, Any]) -> None:
         """An optimizer step: phase, epoch, epochs, step, steps, loss, accuracy, lr,
         images_per_second, eta_seconds."""
@@ -42,3 +46,22 @@ class Listener:
 
     def on_result(self, result: dict[str, Any]) -> None:
         """The content of result.json."""
+
+
+class Listeners(Listener):
+    """Tells several listeners, in order, every event that there is."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self.listeners = listeners
+
+
+def _to_all(name: str) -> Callable[..., None]:
+    def tell(self: Listeners, *values: Any) -> None:
+        for listener in self.listeners:
+            getattr(listener, name)(*values)
+
+    return tell
+
+
+for _event in [name for name in vars(Listener) if name.startswith("on_")]:
+    setattr(Listeners, _event, _to_all(_event))

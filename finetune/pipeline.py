@@ -62,7 +62,8 @@ class Pipeline:
                 if self.created and not isinstance(error, Interrupted):
                     self.folder.discard()
                 raise
-            self._finish(setup, plan, resume=False)
+            with self._tracked(resume=False):
+                self._finish(setup, plan, resume=False)
 
     def go_on(self) -> None:
         """A stopped run: the same recipe gives the same data; the plan is read back, never made anew."""
@@ -88,11 +89,27 @@ class Pipeline:
                     self.listener.on_plan(plan)
                 else:  # only a given plan lies there before it is explained
                     self._explain(advice.obey(plan, self.recipe, setup, self.listener))
-            self._finish(setup, plan, resume=True)
+            with self._tracked(resume=True):
+                self._finish(setup, plan, resume=True)
 
     # --- the steps ------------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _tracked(self, resume: bool) -> Iterator[None]:
+        """Inside the block the trackers listen too."""
+        from finetune.training.trackers.told import tracked
+
+        outer = self.listener
+        try:
+            with tracked(self.recipe, self.folder.path, outer, resume) as self.listener:
+                yield
+        finally:
+            self.listener = outer
+
     def _prepare(self, create: bool = True) -> Setup:
+        from finetune.training.trackers.told import require_trackers
+
+        require_trackers(self.recipe.train.trackers)
         setup = advice.set_up(self.recipe, self.given, self.listener, self.given_plan)
         self.device = setup.device
         if create:

@@ -142,6 +142,8 @@ class _Steps(_Section):
     """Optimizer steps between two rows of metrics.jsonl."""
     save_every: int | None = Field(None, ge=1)
     """Optimizer steps between two checkpoints; default: at each epoch's end and about once a minute."""
+    trackers: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = ()
+    """Where the metrics go beside metrics.jsonl and .csv: tensorboard, wandb, mlflow (an extra each)."""
 
 
 class TrainRecipe(Regularisers, _Steps):

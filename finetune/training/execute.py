@@ -109,7 +109,7 @@ class _Work:
         first = saved[0]["phase"] if saved else 0
         with (
             StopRequest(str(self.folder)) as stop,
-            MetricsLog(self.folder, saved[0]["metrics"] if saved else None) as log,
+            MetricsLog(self.folder, saved[0]["metrics"] if saved else None, self.listener.on_row) as log,
         ):
             self.desk = Desk(
                 log,

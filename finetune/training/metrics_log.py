@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,8 +41,14 @@ COLUMNS = (
 class MetricsLog:
     """Appends rows to both files; each row is handed to the operating system at once."""
 
-    def __init__(self, folder: Path, sizes: dict[str, int] | None = None) -> None:
-        """Start anew, or go on after the first ``sizes[file]`` bytes. Raises RunError."""
+    def __init__(
+        self,
+        folder: Path,
+        sizes: dict[str, int] | None = None,
+        told: Callable[[dict[str, Any]], None] = lambda row: None,
+    ) -> None:
+        """Start anew, or go on after the first ``sizes[file]`` bytes; ``told`` gets each row. Raises RunError."""
+        self._told = told
         self._files: dict[str, io.FileIO] = {}
         try:
             for name in ("metrics.jsonl", "metrics.csv"):
@@ -58,6 +65,7 @@ class MetricsLog:
         line = io.StringIO(newline="")
         csv.DictWriter(line, COLUMNS, extrasaction="ignore").writerow(row)
         self._append("metrics.csv", line.getvalue())
+        self._told(row)
 
     def _append(self, name: str, text: str) -> None:
         rest = memoryview(text.encode())
