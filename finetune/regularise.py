@@ -57,3 +57,9 @@ class Regularisers(BaseModel):
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth: probability that the last residual block is skipped, falling linearly to 0 at the first
     (arXiv 1603.09382)."""
+    head: Literal["linear", "bottleneck", "fractional-pool"] = "linear"
+    """linear; bottleneck: a hidden layer of ``bottleneck`` units and a ReLU before it; fractional-pool: linear, on
+    the last feature map after fractional max pooling (arXiv 1412.6071), from the run's first phase on. The last
+    two stay with finetune: plain timm or torchvision weights have no place for them."""
+    bottleneck: int = Field(256, ge=1, le=65536)
+    """Units of the bottleneck head."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from finetune.data.datasets import as_image
 from finetune.data.decode import open_rgb
@@ -57,6 +59,10 @@ def predict_images(
 def head_probabilities(backbone: Backbone, features: np.ndarray) -> np.ndarray:
     """(N, D) features that the head reads -> (N, K) float32 probabilities."""
     with torch.inference_mode():
+        if not isinstance(backbone.head, torch.nn.Linear):
+            head = copy.deepcopy(backbone.head).float().cpu()
+            answers: Tensor = head(torch.as_tensor(features, dtype=torch.float32))
+            return answers.softmax(dim=1).numpy()
         weight, bias = backbone.head.weight.float().cpu(), backbone.head.bias.float().cpu()
         logits = torch.addmm(bias, torch.as_tensor(features, dtype=torch.float32), weight.T)
         return logits.softmax(dim=1).numpy()

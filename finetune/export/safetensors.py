@@ -13,6 +13,7 @@ from finetune.export.base import Export
 from finetune.zoo.backbone import Backbone
 from finetune.zoo.card import ModelCard
 from finetune.zoo.create import save_backbone
+from finetune.zoo.heads import Bottleneck
 
 
 class SafetensorsExport(Export):
@@ -55,6 +56,12 @@ def _is_torchvision(config: dict[str, Any]) -> bool:
 def _why_not(backbone: Backbone) -> str:
     source = backbone.card.source
     remedy = "Use the run's model/ folder with finetune"
+    if isinstance(backbone.head, Bottleneck) or backbone.pooling != "global":
+        got = "fractional-pool" if backbone.pooling != "global" else "bottleneck"
+        return must(
+            "The head of a safetensors export", f"one linear layer, as {source} has", f"train.head={got}",
+            f"{remedy}, or train with train.head=linear.",
+        )  # fmt: skip
     if backbone.head_taps == (backbone.num_stages - 1,):
         return f"The head of {backbone.name} has no place in plain {source} weights. {remedy}."
     stages = ", ".join(backbone.stage_names[i] for i in backbone.head_taps)

@@ -50,6 +50,8 @@ def network_key(backbone: Any) -> str:
         "stages": list(backbone.stage_names),
         "preprocessing": backbone.preprocessing.to_dict(),
     }
+    if getattr(backbone, "pooling", "global") != "global":  # has no weights of its own
+        facts["pooling"] = backbone.pooling
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, tensor in sorted(backbone.state_dict().items()):
         if name in skipped or name.endswith("num_batches_tracked"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from finetune.strategy.context import Context
-from finetune.strategy.plan import GradientPhase, Phase, Plan
-from finetune.strategy.schedule import head_phase
+from finetune.strategy.first_head import first_head
+from finetune.strategy.plan import GradientPhase, Phase, Plan, ProbePhase
 
 BLEND = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where the safety net looks between the head alone and the tuned network."""
@@ -19,11 +19,11 @@ REFIT_BELOW = 1500
 def tuned_plan(ctx: Context, strategy: str, tune: GradientPhase, why: str) -> Plan:
     """LP-FT (arXiv 2202.10054) with this project's ending.
 
-    The head is solved, then ``tune`` runs; the safety net keeps the best point between the two. Where images
-    are few all of it is done once more on training and validation images together, and the point that was
-    chosen before is taken: nothing is left to choose it on.
+    The head is solved (one with a hidden layer trained), then ``tune`` runs; the safety net keeps the best point
+    between the two. Where images are few all of it is done once more on training and validation images together,
+    and the point that was chosen before is taken: nothing is left to choose it on.
     """
-    head = head_phase(ctx)
+    head = first_head(ctx)
     few = ctx.n_val < FEW_TO_VALIDATE
     tune = tune.model_copy(
         update={
@@ -32,7 +32,7 @@ def tuned_plan(ctx: Context, strategy: str, tune: GradientPhase, why: str) -> Pl
         }
     )
     phases: tuple[Phase, ...] = (head, tune)
-    if refits(ctx):
+    if refits(ctx) and isinstance(head, ProbePhase):
         both = {"fit_on": "train+val"}
         again = {"name": f"{tune.name}, refit", "keep": "last", "blend": "earlier" if tune.blend else ()}
         phases += (

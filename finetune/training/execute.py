@@ -33,6 +33,7 @@ from finetune.training.precision import Precision, choose_precision
 from finetune.training.record import Record
 from finetune.training.refusals import refuse_impossible
 from finetune.zoo.adapters import attach, freeze_all_but_adapters, merge, targets
+from finetune.zoo.heads import Bottleneck
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle
@@ -86,6 +87,10 @@ class _Work:
             )
         refuse_impossible(self.plan, self.bundle.classes)
         self.record = Record(self.folder / "training.json", keep=resume)
+        if any(
+            isinstance(phase, GradientPhase) and phase.head == "fractional-pool" for phase in self.plan.phases
+        ):
+            self.backbone.pool_fractionally()
         restarts = any(isinstance(phase, ProbePhase) and phase.restart for phase in self.plan.phases)
         returns = any(isinstance(phase, GradientPhase) and phase.l2_sp for phase in self.plan.phases)
         self.pristine: dict[str, Tensor] = {}
@@ -209,6 +214,8 @@ class _Work:
             facts.update(best={"epoch": 0}, blend={"alpha": 0.0, "points": []})
             return
         backbone, seed = self.backbone, self.recipe.seed
+        if saved is None:
+            self._put_head(phase)
         backbone.freeze_below(phase.train_from)
         if phase.trains == "norms-biases":
             backbone.freeze_kernels()
@@ -260,6 +267,14 @@ class _Work:
             facts["blend"] = {"alpha": alpha, "points": rows}
             self.listener.on_message(blended_line(alpha, rows))
             self.checkpoints.drop_start(index)
+
+    def _put_head(self, phase: GradientPhase) -> None:
+        """A new head where the phase asks for another kind than the network has."""
+        wanted, classes = phase.head == "bottleneck", len(self.bundle.classes)
+        if wanted and not isinstance(self.backbone.head, Bottleneck):
+            self.backbone.set_bottleneck(phase.bottleneck, classes, self.recipe.seed)
+        elif not wanted and isinstance(self.backbone.head, Bottleneck):
+            self.backbone.reset_head(classes, self.recipe.seed)
 
     def _adapt(self, phase: GradientPhase) -> None:
         """Put the phase's adapters in, once, and freeze everything else in the network's body."""

@@ -296,7 +296,10 @@ def model_state(backbone: Backbone) -> dict[str, Any]:
 def load_model_state(backbone: Backbone, state: dict[str, Any]) -> None:
     """The inverse of model_state, whatever head the model has now."""
     weights = state["weights"]
-    backbone.set_head(weights["head.weight"], weights["head.bias"], tuple(state["head_taps"]))
+    if "head.weight" in weights:
+        backbone.set_head(weights["head.weight"], weights["head.bias"], tuple(state["head_taps"]))
+    else:
+        backbone.set_bottleneck(len(weights["head.reduce.bias"]), len(weights["head.classify.bias"]))
     backbone.load_state_dict(weights)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from finetune.data.preprocessing import Preprocessing
 from finetune.errors import ZooError, must
 from finetune.zoo.card import ModelCard
 from finetune.zoo.fold import folded
+from finetune.zoo.heads import Bottleneck, FractionalPool, global_pool
 from finetune.zoo.split import Reached, find_cuts, run_tail
 from finetune.zoo.stages import captured, find_layout
 from finetune.zoo.trace import first_tensor, trace
@@ -25,7 +26,9 @@ class Backbone(nn.Module):
     can be written back under the names that plain timm or torchvision reads; None where it has none.
     """
 
-    head: nn.Linear
+    head: nn.Linear | Bottleneck
+    pooling: Literal["global", "fractional"] = "global"
+    """How the last feature map becomes the embedding: as the network does it, or see ``pool_fractionally``."""
 
     def __init__(
         self,
@@ -195,7 +198,7 @@ class Backbone(nn.Module):
                     f"{tuple(weight.shape)}, {tuple(bias.shape)}",
                 )
             )
-        old = self.head.weight
+        old = next(self.head.parameters())
         with torch.random.fork_rng(devices=[]):  # the layer's own random weights, drawn and then overwritten
             head = nn.Linear(width, weight.shape[0], dtype=old.dtype).to(old.device)
         with torch.no_grad():
@@ -203,6 +206,34 @@ class Backbone(nn.Module):
             head.bias.copy_(bias)
         self.head = head.train(self.training)
         self.head_taps = chosen
+
+    def set_bottleneck(self, units: int, num_classes: int, seed: int | None = None) -> None:
+        """A new head on the embedding with a hidden layer of ``units``; no plain model has a place for it."""
+        like = next(self.head.parameters())
+        head = Bottleneck.drawn(self.feature_width, units, num_classes, seed)
+        self.head = head.to(like.device, like.dtype).train(self.training)
+        self.head_taps = (self.num_stages - 1,)
+
+    def pool_fractionally(self) -> None:
+        """Fractional max pooling of the last map before the network's own pooling, from now on.
+
+        Raises ZooError where the network does not pool a map of its own in a module that can be replaced.
+        """
+        if self.pooling == "fractional":
+            return
+        name = global_pool(self.model)
+        if name is None:
+            raise ZooError(
+                must(
+                    "train.head", f"linear or bottleneck for {self.name}", "'fractional-pool'",
+                    "It needs a convolutional network that pools its last feature map.",
+                )
+            )  # fmt: skip
+        parent, _, leaf = name.rpartition(".")
+        pool = FractionalPool(self.model.get_submodule(name))
+        setattr(self.model.get_submodule(parent), leaf, pool)
+        self.pooling = "fractional"
+        self.train(self.training)
 
     # --- stages -----------------------------------------------------------------------------------------
 
@@ -285,11 +316,12 @@ class Backbone(nn.Module):
     @property
     def is_plain(self) -> bool:
         """Whether the source library's own model holds all of this network, head included."""
-        return self.head_path is not None and self.head_taps == (self.num_stages - 1,)
+        own = self.head_path is not None and self.head_taps == (self.num_stages - 1,)
+        return own and isinstance(self.head, nn.Linear) and self.pooling == "global"
 
     def plain_state_dict(self) -> dict[str, Tensor]:
         """The weights under the source library's names. Raises ZooError where the head has no place there."""
-        if self.head_path is None or not self.is_plain:
+        if self.head_path is None or not self.is_plain or not isinstance(self.head, nn.Linear):
             raise ZooError(f"The head of {self.name} has no counterpart in plain {self.card.source} weights.")
         state = dict(self.model.state_dict())
         shape = (self.num_classes, *(self.head_shape or self.head.weight.shape)[1:])

@@ -14,6 +14,7 @@ from finetune.errors import ZooError, must
 from finetune.files import atomic_write_bytes, atomic_write_json
 from finetune.zoo.backbone import Backbone
 from finetune.zoo.card import ModelCard
+from finetune.zoo.heads import Bottleneck
 from finetune.zoo.libraries import import_timm, import_torchvision_models
 
 _PROBE_SIZE = 64
@@ -150,6 +151,8 @@ def config_of(backbone: Backbone) -> dict[str, Any]:
             "image_size": prep.size,
             "head_taps": list(backbone.head_taps),
             "plain": backbone.is_plain,
+            "bottleneck": backbone.head.units if isinstance(backbone.head, Bottleneck) else None,
+            "pooling": backbone.pooling,
             "freeze_norms": card.freeze_norms,
         },
     }
@@ -180,8 +183,13 @@ def load_backbone(folder: str | Path) -> Backbone:
         return backbone.eval()
     with torch.random.fork_rng(devices=[]):
         backbone = build(card, None, size)
-    width = sum(backbone.widths[i] for i in taps)
-    backbone.set_head(torch.zeros(classes, width), torch.zeros(classes), taps)
+    if ours.get("pooling") == "fractional":
+        backbone.pool_fractionally()
+    if ours.get("bottleneck"):
+        backbone.set_bottleneck(int(ours["bottleneck"]), classes)
+    else:
+        width = sum(backbone.widths[i] for i in taps)
+        backbone.set_head(torch.zeros(classes, width), torch.zeros(classes), taps)
     try:
         backbone.load_state_dict(state)
     except RuntimeError as error:

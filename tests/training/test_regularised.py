@@ -125,3 +125,27 @@ def test_training_loss_and_accuracy_are_logged_for_mixed_labels(tiny: Any, tmp_p
     row = [r for r in read_metrics(tmp_path) if r["kind"] == "epoch"][-1]
     assert 0 <= row["accuracy"] <= 1
     assert row["loss"] > 0
+
+
+@pytest.mark.parametrize("head", ["bottleneck", "fractional-pool"])
+def test_other_heads_train_resume_and_can_follow_each_other(tiny: Any, tmp_path: Path, head: str) -> None:
+    phases = [tiny.phase(train_from=5, epochs=1, augment="none", head=head, bottleneck=4),
+              tiny.phase(epochs=2, head=head, bottleneck=4, blend=(0.0, 0.5, 1.0))]  # fmt: skip
+    plan = tiny.plan(*phases)
+
+    whole = execute(plan, tiny.backbone(), tiny.bundle(), tiny.recipe(log_every=1), tmp_path / "whole")
+    assert not whole.is_plain
+    with pytest.raises(Interrupted):
+        execute(plan, tiny.backbone(), tiny.bundle(), tiny.recipe(log_every=1), tmp_path / "b", StopAt(6))
+    again = execute(
+        plan, tiny.backbone(seed=5), tiny.bundle(), tiny.recipe(log_every=1), tmp_path / "b", resume=True
+    )
+    ours, theirs = whole.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ("head.reduce.weight" in ours) is (head == "bottleneck")
+
+
+def test_a_phase_with_a_linear_head_after_a_bottleneck_gets_one(tiny: Any, tmp_path: Path) -> None:
+    plan = tiny.plan(tiny.phase(epochs=1, head="bottleneck", bottleneck=4), tiny.phase(epochs=1))
+    assert run(tiny, tmp_path, plan)["head.weight"].shape[0] == 3
