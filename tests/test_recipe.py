@@ -48,7 +48,7 @@ def test_a_section_replaced_by_a_scalar() -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("a: [1, 2", "line 1 is not valid YAML"),
+    ("a: [1, 2\nb: }", "line 2 is not valid YAML"),
     ("- a\n- b\n", "must be a mapping of recipe keys. Got list"),
 ])  # fmt: skip
 def test_broken_files(tmp_path: Path, text: str, message: str) -> None:

@@ -123,7 +123,7 @@ def _csv(table: Path, text: str, suffix: str) -> list[Record]:
     header = text.split("\n", 1)[0]
     delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=header.count)
     reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
-    records = []
+    records: list[Record] = []
     try:
         for record in reader:
             if None in record:
@@ -138,7 +138,7 @@ def _csv(table: Path, text: str, suffix: str) -> list[Record]:
 
 
 def _json_lines(table: Path, text: str) -> list[Record]:
-    records = []
+    records: list[Record] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
