@@ -42,6 +42,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
                 temporary.unlink()
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed; only for a folder that nobody else writes to."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def disk_error(error: OSError, path: Path) -> RunError:
     """The message for a write that failed, with the remedy that fits the cause."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

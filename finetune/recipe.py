@@ -138,6 +138,8 @@ class _Steps(_Section):
     """auto measures bf16 against fp32 for a few batches and keeps the faster."""
     channels_last: bool | Literal["auto"] = "auto"
     """auto measures both layouts."""
+    rollbacks: int = Field(3, ge=0)
+    """Returns to the last good state, each with half the learning rate, before divergence stops a phase."""
     log_every: int = Field(10, ge=1)
     """Optimizer steps between two rows of metrics.jsonl."""
     save_every: int | None = Field(None, ge=1)

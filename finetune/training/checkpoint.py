@@ -1,8 +1,8 @@
-"""last.pt and the best weights: whole or not there, and consistent with each other at every moment.
+"""last.pt and what belongs to it: whole or not there, and consistent with each other at every moment.
 
-The best weights lie in a file of their own that carries its phase and epoch in its name; last.pt says which
-one belongs to it. A better one is written first, then last.pt, then the older is removed: a process killed
-between any two of these steps finds a last.pt with its own best. Only tensors and plain values are stored, so
+The best weights, and the good state to go back to, lie in files of their own that carry phase and epoch or step
+in their names; last.pt says which ones belong to it. New ones are written first, then last.pt, then the older are
+removed: a process killed between any two of these steps finds a last.pt with its own. Only tensors and plain values are stored, so
 that reading never runs code.
 """
 
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from finetune.errors import RunError, must
-from finetune.files import atomic_path
+from finetune.files import atomic_path, remove_leftovers
 
-FORMAT = 1
+FORMAT = 2
 _LAST = "last.pt"
 
 
@@ -44,21 +44,45 @@ class Best:
         return f"best-{self.phase}-{self.epoch}.pt"
 
 
+@dataclass(frozen=True)
+class Good:
+    """A state to go back to should training diverge, on the CPU: a job's without the weights that never change."""
+
+    phase: int
+    step: int
+    state: dict[str, Any]
+    best: Best | None
+    """The best at that time."""
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"good-{self.phase}-{self.step}.pt"
+
+
 class Checkpoints:
     """The checkpoints/ folder of a run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, state: dict[str, Any], best: Best | None) -> None:
-        """Write the state and what belongs to it. Raises RunError (full disk); the old pair stays whole."""
-        if best is not None and not (self.folder / best.file).exists():
-            write_state(self.folder / best.file, vars(best))
-        write_state(self.folder / _LAST, {**state, "format": FORMAT, "best": best.file if best else None})
-        self._remove_others(best)
+    def save(self, state: dict[str, Any], best: Best | None, good: Good | None = None) -> None:
+        """Write the state and what belongs to it. Raises RunError (full disk); what was there stays whole."""
+        for scored in (best, good.best if good else None):
+            if scored is not None and not (self.folder / scored.file).exists():
+                write_state(self.folder / scored.file, vars(scored))
+        if good is not None and not (self.folder / good.file).exists():
+            write_state(self.folder / good.file, {**vars(good), "best": good.best.file if good.best else None})
+        names = {"best": best.file if best else None, "good": good.file if good else None}
+        write_state(self.folder / _LAST, {**state, "format": FORMAT, **names})
+        self._remove_others(best, good)
 
     def load(self) -> tuple[dict[str, Any], Best | None] | None:
-        """The last state and its best weights, or None where nothing was saved yet. Raises RunError."""
+        """The last state and its best weights, or None where nothing was saved yet; ``state["good"]`` is a Good.
+
+        What a killed writer left behind is removed. Raises RunError.
+        """
+        remove_leftovers(self.folder)
         if not (self.folder / _LAST).exists():
             return None
         state = read_state(self.folder / _LAST)
@@ -72,7 +96,12 @@ class Checkpoints:
                 )
             )
         best = Best(**read_state(self.folder / state["best"])) if state["best"] else None
-        self._remove_others(best)
+        if state["good"]:
+            kept = read_state(self.folder / state["good"])
+            same = best is not None and kept["best"] == best.file
+            then = best if same else Best(**read_state(self.folder / kept["best"])) if kept["best"] else None
+            state["good"] = Good(**{**kept, "best": then})
+        self._remove_others(best, state["good"])
         return state, best
 
     def save_start(self, phase: int, tensors: dict[str, Tensor]) -> None:
@@ -88,14 +117,16 @@ class Checkpoints:
         """The phase is over."""
         (self.folder / f"start-{phase}.pt").unlink(missing_ok=True)
 
-    def _remove_others(self, best: Best | None) -> None:
-        for other in self.folder.glob("best-*.pt"):
-            if best is None or other.name != best.file:
+    def _remove_others(self, best: Best | None, good: Good | None) -> None:
+        names = {thing.file for thing in (best, good, good.best if good else None) if thing is not None}
+        for other in (*self.folder.glob("best-*.pt"), *self.folder.glob("good-*.pt")):
+            if other.name not in names:
                 with contextlib.suppress(FileNotFoundError):
                     other.unlink()
 
     def clear(self) -> None:
         """Remove what an earlier attempt left; called before a run's first step."""
+        remove_leftovers(self.folder)
         for path in self.folder.glob("*.pt"):
             path.unlink()
 

@@ -124,6 +124,8 @@ class _Work:
                 self.recipe.train.log_every,
                 self.recipe.train.save_every,
                 plan_digest,
+                self.record,
+                self.recipe.train.rollbacks,
                 {f"model.{name}": tensor for name, tensor in self.pristine.items()} if returns else {},
             )
             for index in range(first, len(self.plan.phases)):

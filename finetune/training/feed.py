@@ -7,6 +7,7 @@ phase does not augment, mix or add noise. ``forward`` takes either.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from finetune.training.mixing import Disturbance, disturbs
 from finetune.training.precision import Precision
 
 if TYPE_CHECKING:
-    from finetune.data.imageset import DataBundle
+    from finetune.data.imageset import DataBundle, ImageSet
     from finetune.zoo.backbone import Backbone
 
 Batch = tuple[Tensor, Tensor]
@@ -154,6 +155,18 @@ class Feed:
             end = None if number == len(self) - 1 else (number + 1) * size
             chosen = order[number * size : end]
             yield self._train_hidden[chosen], self.train_labels[chosen]
+
+    @property
+    def train_images(self) -> ImageSet:
+        """The training images themselves."""
+        return self._train.images
+
+    def step_images(self, epoch: int, first: int, count: int) -> tuple[Tensor, Tensor, list[int]]:
+        """Micro-batches ``first`` to ``first + count`` once more: (B, 3, S, S) uint8, (B,) labels, B indices."""
+        parts = list(itertools.islice(self._train.epoch(epoch, first), count))
+        images, labels = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+        begin = first * self.phase.batch_size
+        return images, labels, self._train.order(epoch)[begin : begin + len(labels)].tolist()
 
     def validation(self) -> Iterator[Batch]:
         """Validation batches in order; none where the split is empty."""

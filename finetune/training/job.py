@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from finetune.errors import Interrupted, TrainingError
+from finetune.errors import Interrupted
 from finetune.strategy.plan import GradientPhase
 from finetune.training import SCHEDULES
-from finetune.training.checkpoint import Best, Checkpoints, rng_state, set_rng_state
+from finetune.training.checkpoint import Best, Checkpoints, Good, rng_state, set_rng_state
 from finetune.training.ema import Average
 from finetune.training.engine import Engine
 from finetune.training.feed import Feed
@@ -25,6 +25,8 @@ from finetune.training.meter import Meter
 from finetune.training.metrics_log import MetricsLog
 from finetune.training.optim import build_optimizer, param_groups, set_lr
 from finetune.training.penalties import Penalty
+from finetune.training.record import Record
+from finetune.training.rollback import Diverged, Guard, copied
 from finetune.training.schedule import Schedule, warmup_steps
 
 if TYPE_CHECKING:
@@ -69,6 +71,10 @@ class Desk:
     """Optimizer steps between checkpoints; None: each epoch's end and once a minute."""
     plan: str
     """Digest of the plan; a checkpoint of another plan is refused."""
+    record: Record
+    """training.json."""
+    rollbacks: int
+    """How often a phase may go back to its last good state."""
     reference: dict[str, Tensor] = field(default_factory=dict)
     """The body's weights as the run began with them, on the CPU, where a phase holds on to them."""
 
@@ -89,6 +95,9 @@ class Job:
         self.criterion = build_loss(phase, feed.train_labels, feed.classes).to(engine.device)
         self.penalty = Penalty(groups, phase, desk.reference)
         self.meter = Meter(engine.device)
+        self.guard = Guard(desk.rollbacks, math.log(max(2, len(backbone.head.weight))))
+        self.last_step: tuple[int, int, int] | None = None
+        """Epoch, first micro-batch and number of micro-batches of the last finished step."""
         self.steps = phase.epochs * -(-len(feed) // phase.accumulate)
         self._factor: Schedule = SCHEDULES.get(phase.schedule)(
             self.steps, warmup_steps(phase.warmup, self.steps)
@@ -111,22 +120,27 @@ class Job:
             if scores is not None:
                 row = {**self._place(0), "val_loss": scores.loss, "val_accuracy": scores.accuracy}
                 self.desk.log.write({"kind": "epoch", **row})
+        if self.guard.good is None:
+            self.guard.keep(self)
         self.meter.resume_clock()
 
     def schedule_lr(self) -> None:
         """Set every group's learning rate for the coming step."""
-        set_lr(self.optimizer, self._factor(self.progress.step))
+        set_lr(self.optimizer, self._factor(self.progress.step) * self.guard.lr_scale)
 
     def after_step(self, batches: int) -> None:
         """Count, look for trouble, log, save and stop where due."""
+        self.last_step = (self.progress.epoch, self.progress.batch, batches)
         self.progress.batch += batches
         self.progress.step += 1
+        self.guard.watch(*self.meter.take_step())
         step, now = self.progress.step, time.perf_counter()
         logging, showing = step % self.desk.log_every == 0, now - self._shown_at > _SHOW_SECONDS
         if logging or showing or self.engine.device.type == "cpu":  # elsewhere looking means waiting
-            self._require_finite()
+            self._require_health()
         if logging or showing:
             self._report(logging)
+        self.guard.keep(self, within=True)
         every = self.desk.save_every
         if step % every == 0 if every else now - self._saved_at > _SAVE_SECONDS:
             self.save()
@@ -138,7 +152,7 @@ class Job:
         Raises TrainingError where the validation loss is no number.
         """
         if scores is not None and not math.isfinite(scores.loss):
-            raise self._diverged("The validation loss")
+            raise self._diverged("The validation loss is not a finite number")
         loss, accuracy = (scores.loss, scores.accuracy) if scores else (0.0, 0.0)
         latest = scores is None or self.phase.keep == "last"
         if self.best is None or latest or self.best.beaten_by(accuracy, loss):
@@ -148,13 +162,14 @@ class Job:
     def end_epoch(self, scores: Scores | None) -> None:
         """Log the epoch and make the next one current."""
         self.meter.pause_clock()
-        self._require_finite()
+        self._require_health()
         self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
         row = {**self._place(self.progress.epoch), **self.meter.close_epoch(), "seconds": self.meter.seconds}
         if scores is not None:
             row |= {"val_loss": scores.loss, "val_accuracy": scores.accuracy}
         self.desk.log.write({"kind": "epoch", **row})
         self.desk.listener.on_epoch({**row, "eta_seconds": self._eta()})
+        self.guard.keep(self)
         idle = time.perf_counter() - self._saved_at
         if self.desk.save_every is None and self._save_cost <= _SAVE_SHARE * idle:
             self.save()
@@ -188,18 +203,37 @@ class Job:
 
     def save(self) -> None:
         """Write last.pt and the best weights. Raises RunError (full disk) and TrainingError (NaN)."""
-        self._require_finite()
+        self._require_health()
         # The loss above is that of the weights before the last step.
         if not all(bool(torch.isfinite(p).all()) for p in self.backbone.parameters() if p.requires_grad):
-            raise self._diverged("A weight")
+            raise self._diverged("A weight is not a finite number")
         self.meter.pause_clock()
         started = time.perf_counter()
-        self.desk.checkpoints.save(self.state_dict(), self.best)
+        self.desk.checkpoints.save(self.state_dict(), self.best, self._good_elsewhere())
         self._saved_at = time.perf_counter()
         self._save_cost = self._saved_at - started
         self.meter.resume_clock()
 
-    def state_dict(self) -> dict[str, Any]:
+    def _good_elsewhere(self) -> Good | None:
+        """The good state where it is not the present one."""
+        good = self.guard.good
+        return good if good and good.state["progress"] != asdict(self.progress) else None
+
+    def go_back(self, good: Good, events: list[dict[str, Any]]) -> None:
+        """Make a good state the present one, on disk too; ``events`` say what was undone."""
+        self.load_state_dict({**copied(good.state), "good": good}, good.best)
+        load_tensors(self.backbone, good.state["model"])
+        self.guard.events = events
+        # In this order: a process killed in between resumes from here and cuts the rows itself.
+        self.desk.checkpoints.save({**self.state_dict(), "metrics": good.state["metrics"]}, self.best)
+        self.desk.log.cut(good.state["metrics"])
+        self._note_events()
+
+    def moving_state(self) -> dict[str, Any]:
+        """What state_dict holds, without the weights that the phase leaves alone; nothing is copied."""
+        return {**self.state_dict(on_disk=False), "model": trained_tensors(self.backbone)}
+
+    def state_dict(self, on_disk: bool = True) -> dict[str, Any]:
         """Everything that the coming steps depend on."""
         return {
             "phase": self.index,
@@ -209,8 +243,9 @@ class Job:
             "average": self.average.state_dict(),
             "engine": self.engine.state_dict(),
             "meter": self.meter.state_dict(),
+            "guard": self.guard.state_dict(),
             "rng": rng_state(),
-            "metrics": self.desk.log.sizes(),
+            "metrics": self.desk.log.sizes(on_disk),
             "plan": self.desk.plan,
         }
 
@@ -222,11 +257,15 @@ class Job:
         self.average.load_state_dict(state["average"])
         self.engine.load_state_dict(state["engine"])
         self.meter.load_state_dict(state["meter"])
+        self.guard.load_state_dict(state["guard"])
+        self.guard.good = state.get("good")
+        self._note_events()
         set_rng_state(state["rng"])
 
     # --- reporting --------------------------------------------------------------------------------------
 
     def _place(self, epoch: int) -> dict[str, Any]:
+        scale = self.guard.lr_scale
         return {
             "phase": self.phase.name,
             "phase_index": self.index,
@@ -236,11 +275,12 @@ class Job:
             "steps": self.steps,
             "lr": self.phase.lr * self._last_factor(),
             "head_lr": self.phase.head_lr * self._last_factor(),
+            **({"lr_scale": scale} if scale < 1 else {}),
         }
 
     def _last_factor(self) -> float:
         """Of the last finished step."""
-        return self._factor(max(0, self.progress.step - 1))
+        return self._factor(max(0, self.progress.step - 1)) * self.guard.lr_scale
 
     def _report(self, logging: bool) -> None:
         self.meter.pause_clock()
@@ -259,11 +299,17 @@ class Job:
             return None
         return (time.perf_counter() - self._started) / done * (self.steps - self.progress.step)
 
-    def _require_finite(self) -> None:
-        if not self.meter.finite():
-            raise self._diverged("The loss")
+    def _require_health(self) -> None:
+        trouble = self.guard.trouble()
+        if trouble:
+            raise self._diverged(trouble)
 
-    def _diverged(self, what: str) -> TrainingError:
+    def _note_events(self) -> None:
+        if self.guard.events:
+            self.desk.record.phase(self.index)["rollbacks"] = self.guard.events
+            self.desk.record.save()
+
+    def _diverged(self, reason: str) -> Diverged:
         place = f"epoch {self.progress.epoch + 1} step {self.progress.step} of phase {self.phase.name!r}"
         factor = self._last_factor()
         rates = f"lr {self.phase.lr * factor:.3g}, head lr {self.phase.head_lr * factor:.3g}"
@@ -273,9 +319,10 @@ class Job:
             remedies.append("clip gradients (train.clip_grad=1)")
         if self.engine.precision.dtype != "fp32":
             remedies.append("compute in fp32 (train.precision=fp32)")
-        return TrainingError(
-            f"{what} is not a finite number at {place} ({rates}): training has diverged. "
-            f"Remedies: {', '.join(remedies)}. The last checkpoint is from before."
+        return Diverged(
+            f"{reason} at {place} ({rates}): training has diverged. "
+            f"Remedies: {', '.join(remedies)}. The last checkpoint is from before.",
+            reason,
         )
 
 

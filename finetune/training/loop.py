@@ -10,22 +10,24 @@ from torch import Tensor
 from finetune.training.feed import Batch
 from finetune.training.job import Job, Scores
 from finetune.training.meter import Meter
+from finetune.training.rollback import recovering
 
 
 def fit(job: Job) -> None:
     """Train from where the job's progress stands to its last epoch; the best weights end up in the model.
 
-    Raises Interrupted after saving, TrainingError where the loss is no longer a number, RunError where the
+    Raises Interrupted after saving, TrainingError where training diverges again and again, RunError where the
     disk is full.
     """
     with job.saved_when_stopped():
         job.begin()
-        for epoch in range(job.progress.epoch, job.phase.epochs):
-            train_epoch(job, epoch)
-            with job.average.applied():
-                scores = evaluate(job)
-                job.keep_best(scores, epoch + 1)
-            job.end_epoch(scores)
+        while job.progress.epoch < job.phase.epochs:
+            with recovering(job):
+                train_epoch(job, job.progress.epoch)
+                with job.average.applied():
+                    scores = evaluate(job)
+                    job.keep_best(scores, job.progress.epoch + 1)
+                job.end_epoch(scores)
     job.finish()
 
 

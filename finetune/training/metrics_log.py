@@ -75,11 +75,17 @@ class MetricsLog:
         except OSError as error:
             raise disk_error(error, self._folder / name) from error
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self, on_disk: bool = True) -> dict[str, int]:
         """Bytes of each file, on disk for certain: what a checkpoint remembers."""
-        for file in self._files.values():
+        for file in self._files.values() if on_disk else ():
             os.fsync(file.fileno())
         return {name: file.tell() for name, file in self._files.items()}
+
+    def cut(self, sizes: dict[str, int]) -> None:
+        """Remove the rows after the first ``sizes[file]`` bytes."""
+        for name, file in self._files.items():
+            file.truncate(sizes[name])
+            file.seek(sizes[name])
 
     def close(self) -> None:
         """Close both files."""

@@ -116,7 +116,7 @@ def test_damage_is_said(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"last\.pt cannot be read: .*Start a new run"):
         store.load()
     torch.save({"format": 99, "best": None}, tmp_path / "last.pt")
-    with pytest.raises(RunError, match=r"must be 1\. Got 99 instead"):
+    with pytest.raises(RunError, match=r"must be 2\. Got 99 instead"):
         store.load()
 
 

@@ -95,6 +95,26 @@ def test_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert_same_end(run, reference)
 
 
+def test_killed_around_a_rollback(runner: Any, tmp_path: Path) -> None:
+    """Step 7 diverges once, and all goes back to step 4: kills before, at and after it change nothing."""
+    whole = tmp_path / "whole"
+    runner.start(whole, "--diverge", "7")
+    assert runner.finish() == (0, "")
+    assert [r.get("lr_scale", 1.0) for r in rows(whole) if r["kind"] == "step"] == [1.0] * 4 + [0.5] * 8
+    draw, run = random.Random(1), tmp_path / "run"
+    options: list[str] = []
+    for step in (6, 6, 9):
+        pid = runner.start(run, *options, "--diverge", "7", "--delay", "0.02")
+        options = ["--resume"]
+        if runner.wait_for_step(step):
+            time.sleep(draw.uniform(0, 0.04))
+            os.kill(pid, signal.SIGKILL)
+            runner.finish()
+    runner.start(run, "--resume", "--diverge", "7")
+    assert runner.finish() == (0, "")
+    assert_same_end(run, whole)
+
+
 def test_resume_with_a_probe_before(runner: Any, tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     runner.start(whole, "--probe")

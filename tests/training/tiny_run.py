@@ -1,6 +1,6 @@
 """A small run on images made on the fly: a helper of the tests, and a server of runs that they kill.
 
-Each line of standard input is a JSON list: ``[RUN_DIR, --resume, --delay, SECONDS, --probe]``.
+Each line of standard input is a JSON list: ``[RUN_DIR, --resume, --delay, SECONDS, --probe, --diverge, STEP]``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from finetune.errors import FinetuneError
 from finetune.events import Listener
 from finetune.recipe import Recipe
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
+from finetune.training import rollback
 from finetune.training.execute import execute
+from finetune.training.feed import Feed
+from finetune.training.job import Job
 from finetune.zoo.create import create_backbone
 
 SIZE = 32
@@ -81,6 +84,21 @@ def backbone(arch: str = "test_resnet", seed: int = 5, **options: Any) -> Any:
     return create_backbone(arch, pretrained=False, num_classes=3, image_size=SIZE, seed=seed, **options)
 
 
+def poison(step: int, lr_scale: float = 1.0) -> None:
+    """From here on the loss of this optimizer step is NaN as long as the learning rate was not halved."""
+    schedule, forward, armed = Job.schedule_lr, Feed.forward, [False]
+
+    def watched(job: Job) -> None:
+        schedule(job)
+        armed[0] = job.progress.step + 1 == step and job.guard.lr_scale >= lr_scale
+
+    def poisoned(feed: Feed, inputs: torch.Tensor) -> torch.Tensor:
+        logits = forward(feed, inputs)
+        return logits * torch.nan if armed[0] and torch.is_grad_enabled() else logits
+
+    Job.schedule_lr, Feed.forward = watched, poisoned  # type: ignore[method-assign]
+
+
 class Slow(Listener):
     """Gives the test time to send its signal, and tells it that training is under way."""
 
@@ -98,9 +116,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--probe", action="store_true")
+    parser.add_argument("--diverge", type=int)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    phases: list[Any] = [phase()]
+    if options.diverge:
+        rollback._STEPS_APART = 4  # an epoch
+        poison(options.diverge)
+    phases: list[Any] = [phase(batch_size=4, accumulate=2)]
     network = backbone()
     if options.probe:
         phases.insert(0, ProbePhase(candidates=((network.num_stages - 1,),), folds=2))
