@@ -133,7 +133,7 @@ def _explained(
         trials=trials,
         cost=estimate(plan, backbone, bundle, recipe),
         asked=frozenset(recipe.train.model_fields_set),
-        batch=recipe.train.batch_size * recipe.train.accumulate,
+        batch=recipe.train.images_per_step,
     )
 
 

@@ -12,11 +12,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from typing_extensions import Self
 
 from finetune.errors import ConfigError, did_you_mean, must, nearest
 from finetune.regularise import Regularisers
+
+EFFECTIVE_BATCH = 64
+"""Images per optimizer step where the batch size is left to the memory."""
 
 _AtLeastOne = Annotated[int, Field(ge=1)]
 
@@ -94,10 +105,12 @@ class _Steps(_Section):
 
     epochs: int | None = Field(None, ge=1)
     """Passes over the training images in the main phase."""
-    batch_size: int = Field(64, ge=1)
-    """Images per micro-batch."""
+    batch_size: _AtLeastOne | Literal["auto"] = 64
+    """Images per micro-batch; auto: as many of effective_batch as fit into memory."""
     accumulate: int = Field(1, ge=1)
     """Micro-batches per optimizer step."""
+    effective_batch: int | None = Field(None, ge=1)
+    """Images per optimizer step, which learning rates are scaled to; default: batch_size * accumulate, 64 with auto."""
     lr: float | None = Field(None, gt=0, le=1000)
     """Peak learning rate of the body; default: 1/10 of the card's source LR, scaled to the batch."""
     head_lr: float | None = Field(None, gt=0, le=1000)
@@ -146,6 +159,34 @@ class _Steps(_Section):
     """Optimizer steps between two checkpoints; default: at each epoch's end and about once a minute."""
     trackers: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = ()
     """Where the metrics go beside metrics.jsonl and .csv: tensorboard, wandb, mlflow (an extra each)."""
+
+    @field_validator("accumulate")
+    @classmethod
+    def _found_with_auto(cls, value: int, info: ValidationInfo) -> int:
+        if value != 1 and info.data.get("batch_size") == "auto":
+            raise ValueError("must be left out where batch_size is auto: effective_batch says what to reach")
+        return value
+
+    @field_validator("effective_batch")
+    @classmethod
+    def _whole_batches(cls, value: int | None, info: ValidationInfo) -> int | None:
+        size, accumulate = info.data.get("batch_size", "auto"), info.data.get("accumulate", 1)
+        if value is None or size == "auto":
+            return value
+        if value % size:
+            raise ValueError(f"must be a multiple of batch_size ({size}), or batch_size be auto")
+        if accumulate not in (1, value // size):
+            raise ValueError(
+                f"must be batch_size * accumulate ({size * accumulate}), or accumulate be left out"
+            )
+        return value
+
+    @property
+    def images_per_step(self) -> int:
+        """Images per optimizer step that were asked for."""
+        if self.effective_batch is not None:
+            return self.effective_batch
+        return EFFECTIVE_BATCH if self.batch_size == "auto" else self.batch_size * self.accumulate
 
 
 class TrainRecipe(Regularisers, _Steps):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from finetune.errors import ConfigError, Interrupted, TrainingError, did_you_mean, must
 from finetune.events import Listener
-from finetune.files import disk_error
+from finetune.files import disk_error, remove_leftovers
 from finetune.pretraining.images import StoredImages, crop_and_flip, evaluation_batches, generator_for, order
 from finetune.pretraining.muon import Muon, is_hidden_matrix
 from finetune.pretraining.recipe import PretrainRecipe
@@ -23,6 +24,7 @@ from finetune.training.checkpoint import read_state, write_state
 from finetune.training.ema import Average
 from finetune.training.engine import Engine
 from finetune.training.interrupt import StopRequest
+from finetune.training.metrics_log import cut_back
 from finetune.training.optim import decays
 from finetune.training.precision import choose_precision
 
@@ -70,6 +72,7 @@ class Pretraining:
         self.mean = torch.tensor(recipe.mean, device=device).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(recipe.std, device=device).view(1, 3, 1, 1) * 255
         self.state_file = Path(recipe.out) / "state.pt"
+        self.metrics_file = Path(recipe.out) / "metrics.jsonl"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -99,14 +102,16 @@ class Pretraining:
                 batch = self.recipe.batch_size
                 images, correct, total_loss = images + batch, correct + right, total_loss + loss * batch
                 last = self.step == self.steps or stop.requested
-                if now - shown > _SHOW_SECONDS or last:
+                saving = now - saved > self.recipe.checkpoint_seconds or last
+                # Rows come before the state that remembers how many there are: none is doubled or missing.
+                if now - shown > _SHOW_SECONDS or saving:
                     self._log(images, correct, total_loss, now - shown)
                     shown, images, correct, total_loss = now, 0, 0.0, 0.0
-                if now - saved > self.recipe.checkpoint_seconds or last:
-                    self.save()
-                    saved = now
                 if self.step % self.steps_per_epoch == 0:
                     self._log_epoch()
+                if saving:
+                    self.save()
+                    saved = now
                 if stop.requested:
                     raise Interrupted(
                         f"Stopped at step {self.step:,} of {self.steps:,}; state saved. "
@@ -166,15 +171,18 @@ class Pretraining:
             "steps_per_epoch": self.steps_per_epoch,
             "arch": self.recipe.arch,
             "optimizer_name": self.recipe.optimizer,
+            "metrics": self._rows_on_disk(),
         }
         write_state(self.state_file, state)
 
     def restore(self) -> bool:
-        """Go on from the saved state, if there is one.
+        """Go on from the saved state, if there is one; metrics.jsonl is cut back to the rows of that time.
 
         Raises ConfigError where it belongs to another recipe, RunError where it is damaged.
         """
+        remove_leftovers(self.state_file.parent)
         if not self.state_file.exists():
+            cut_back(self.metrics_file, 0)
             return False
         state = read_state(self.state_file)
         mine = {"format": FORMAT, "arch": self.recipe.arch, "optimizer_name": self.recipe.optimizer,
@@ -189,6 +197,8 @@ class Pretraining:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
+        if "metrics" in state:  # earlier versions did not count
+            cut_back(self.metrics_file, state["metrics"])
         return True
 
     def _engine(self) -> Engine:
@@ -232,12 +242,20 @@ class Pretraining:
         self.listener.on_epoch(row)
 
     def _write(self, row: dict[str, Any]) -> None:
-        path = Path(self.recipe.out) / "metrics.jsonl"
         try:
-            with path.open("a") as log:
+            with self.metrics_file.open("a") as log:
                 log.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise disk_error(error, path) from error
+            raise disk_error(error, self.metrics_file) from error
+
+    def _rows_on_disk(self) -> int:
+        """Bytes of metrics.jsonl, on disk for certain."""
+        try:
+            with self.metrics_file.open("ab") as log:
+                os.fsync(log.fileno())
+                return log.tell()
+        except OSError as error:
+            raise disk_error(error, self.metrics_file) from error
 
 
 def _optimizer(recipe: PretrainRecipe, model: nn.Module) -> torch.optim.Optimizer:

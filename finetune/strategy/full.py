@@ -7,7 +7,7 @@ from typing import final
 from finetune.strategy.base import Strategy
 from finetune.strategy.context import Context
 from finetune.strategy.plan import Plan
-from finetune.strategy.schedule import gradient_phase
+from finetune.strategy.schedule import batches, gradient_phase
 from finetune.strategy.tuned import tuned_plan
 
 
@@ -21,7 +21,7 @@ class Full(Strategy):
 
     def plan(self, ctx: Context) -> Plan:
         """Head first, then stages 0 and up."""
-        enough = ctx.n_train >= 2000 and ctx.train.batch_size >= 32
+        enough = ctx.n_train >= 2000 and batches(ctx.train, ctx.n_train)[0] >= 32
         tune = gradient_phase(
             ctx,
             name="everything",

@@ -7,7 +7,7 @@ from typing import final
 from finetune.strategy.base import Strategy
 from finetune.strategy.context import Context
 from finetune.strategy.plan import Plan
-from finetune.strategy.schedule import gradient_phase
+from finetune.strategy.schedule import batches, gradient_phase
 from finetune.strategy.tuned import tuned_plan
 
 EARLY_STAGE_SHARE = 0.25
@@ -24,7 +24,7 @@ class LpFt(Strategy):
 
     def plan(self, ctx: Context) -> Plan:
         """Head first, then stages 1 and up."""
-        enough = ctx.n_train >= 2000 and ctx.train.batch_size >= 32
+        enough = ctx.n_train >= 2000 and batches(ctx.train, ctx.n_train)[0] >= 32
         tune = gradient_phase(
             ctx, name="all but the stem", train_from=min(1, ctx.last), decay_over_depth=EARLY_STAGE_SHARE,
             regularise=ctx.n_train >= 1500, norms="train" if enough else "frozen",

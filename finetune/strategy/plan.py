@@ -84,6 +84,9 @@ class _Steps(_Frozen):
     """Images a micro-batch."""
     accumulate: int = Field(1, ge=1)
     """Micro-batches a step; the effective batch is batch_size * accumulate."""
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Most images in the network at once, where batch_size is too many for the memory: gradients of the parts of
+    a batch are added up. auto finds it before the phase begins; None: whole batches."""
     clip_grad: float | None = Field(1.0, gt=0)
     """Largest global norm of the gradient; null turns clipping off."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)

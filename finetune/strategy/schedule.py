@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from finetune.recipe import TrainRecipe
 from finetune.regularise import Regularisers
 from finetune.strategy.context import Context
 from finetune.strategy.plan import GradientPhase, ProbePhase
@@ -29,19 +30,17 @@ def gradient_phase(
     """
     asked, card = ctx.train, ctx.card
     optimizer = asked.optimizer or card.source_optimizer
-    batch = batch_size(ctx)
-    effective = asked.batch_size * asked.accumulate
-    lr = (
-        asked.lr or scaled_lr(card.source_lr, card.source_batch, effective, card.source_optimizer) * lr_factor
-    )
+    batch, accumulate = batches(asked, ctx.n_train)
+    scaled = scaled_lr(card.source_lr, card.source_batch, asked.images_per_step, card.source_optimizer)
+    lr = asked.lr or scaled * lr_factor
     if asked.lr is None and optimizer != card.source_optimizer:
         lr = _translate(lr, optimizer)
     decay = asked.stage_decay
     if decay is None:
         depth = max(1, ctx.last - train_from)
         decay = decay_over_depth ** (1.0 / depth)
-    epochs = asked.epochs or default_epochs(ctx.n_train, batch * asked.accumulate, epochs_factor)
-    steps = epochs * math.ceil(ctx.n_train / (batch * asked.accumulate))
+    epochs = asked.epochs or default_epochs(ctx.n_train, batch * accumulate, epochs_factor)
+    steps = epochs * math.ceil(ctx.n_train / (batch * accumulate))
     weight_decay = asked.weight_decay
     if weight_decay is None:
         weight_decay = 0.05 if optimizer == "adamw" else 1e-4
@@ -59,7 +58,8 @@ def gradient_phase(
         schedule=asked.schedule,
         warmup=asked.warmup,
         batch_size=batch,
-        accumulate=asked.accumulate,
+        accumulate=accumulate,
+        micro_batch="auto" if asked.batch_size == "auto" else None,
         clip_grad=asked.clip_grad,
         label_smoothing=(0.1 if regularise else 0.0) if smoothing is None else smoothing,
         ema=asked.ema if "ema" in asked.model_fields_set else default_ema(steps),
@@ -102,15 +102,26 @@ def scaled_lr(source_lr: float, source_batch: int, batch: int, optimizer: str) -
     return source_lr * (ratio if optimizer == "sgd" else math.sqrt(ratio))
 
 
-def batch_size(ctx: Context) -> int:
-    """The recipe's, or for few images a quarter of them (a power of two, at least 16) where it was left open.
+def batches(asked: TrainRecipe, n: int) -> tuple[int, int]:
+    """Images a batch, and batches a step: the recipe's, or for few images (``n``) batches of a quarter of them (a
+    power of two, at least 16) where the recipe leaves their size open.
 
-    The learning rate is not scaled down with it: tiny data need the steps.
+    The learning rate is not scaled down with it: tiny data need the steps. With batch_size auto a batch is the
+    whole step, and the executor cuts it where memory asks for that.
+
+    >>> from finetune.recipe import TrainRecipe as T
+    >>> batches(T(), 1000), batches(T(), 100), batches(T(batch_size=64), 100), batches(T(batch_size="auto"), 1000)
+    ((64, 1), (16, 1), (64, 1), (64, 1))
+    >>> batches(T(batch_size=32, effective_batch=128), 100), batches(T(batch_size="auto", effective_batch=256), 100)
+    ((32, 4), (256, 1))
     """
-    if "batch_size" in ctx.train.model_fields_set:
-        return ctx.train.batch_size
-    quarter = 1 << max(4, int(math.log2(max(1, ctx.n_train // 4))))
-    return min(ctx.train.batch_size, quarter)
+    size = asked.batch_size
+    whole = asked.images_per_step if size == "auto" else size
+    accumulate = 1 if size == "auto" else asked.images_per_step // size
+    given = "effective_batch" in asked.model_fields_set or "batch_size" in asked.model_fields_set
+    if given and (size != "auto" or asked.effective_batch is not None):
+        return whole, accumulate
+    return min(whole, 1 << max(4, int(math.log2(max(1, n // 4))))), accumulate
 
 
 def default_augment(n: int) -> str:

@@ -81,7 +81,7 @@ def _measure(job: Job, alpha: float) -> Point:
     parts = []
     for inputs, _ in job.feed.validation():
         with job.engine.autocast():
-            parts.append(job.feed.forward(inputs).float().cpu())
+            parts.append(job.micro.logits(inputs).float().cpu())
     logits, labels = torch.cat(parts).numpy().astype(np.float64), job.feed.val_labels.numpy()
     _, losses = fit_temperature(logits, labels)
     return Point(alpha, float(losses.mean()), float((logits.argmax(1) == labels).mean()))

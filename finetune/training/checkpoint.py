@@ -2,8 +2,8 @@
 
 The best weights, and the good state to go back to, lie in files of their own that carry phase and epoch or step
 in their names; last.pt says which ones belong to it. New ones are written first, then last.pt, then the older are
-removed: a process killed between any two of these steps finds a last.pt with its own. Only tensors and plain values are stored, so
-that reading never runs code.
+removed: a process killed between any two of these steps finds a last.pt with its own. Only tensors and plain
+values are stored, so that reading never runs code.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class Checkpoints:
             if scored is not None and not (self.folder / scored.file).exists():
                 write_state(self.folder / scored.file, vars(scored))
         if good is not None and not (self.folder / good.file).exists():
-            write_state(self.folder / good.file, {**vars(good), "best": good.best.file if good.best else None})
+            write_state(
+                self.folder / good.file, {**vars(good), "best": good.best.file if good.best else None}
+            )
         names = {"best": best.file if best else None, "good": good.file if good else None}
         write_state(self.folder / _LAST, {**state, "format": FORMAT, **names})
         self._remove_others(best, good)

@@ -53,6 +53,13 @@ class Engine:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
+    def clear(self) -> None:
+        """Forget gradients, and give unused memory back to the device."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def state_dict(self) -> dict[str, Any]:
         """The loss scale, where there is one."""
         scaler = self._accelerator.scaler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import time
@@ -15,6 +16,7 @@ from torch import Tensor
 from finetune.data.threads import worker_count
 from finetune.errors import RunError
 from finetune.events import Listener
+from finetune.files import remove_leftovers
 from finetune.recipe import Recipe
 from finetune.runtime import choose_device, choose_threads, configure_threads, seed_everything
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
@@ -27,6 +29,7 @@ from finetune.training.interrupt import StopRequest
 from finetune.training.job import Desk, Job, load_model_state, model_state, trained_tensors
 from finetune.training.loop import fit
 from finetune.training.metrics_log import MetricsLog
+from finetune.training.micro_batch import settle, shrinking
 from finetune.training.norms import norms_line, reestimate, restore, statistics
 from finetune.training.optim import describe_groups, param_groups, summary_lines
 from finetune.training.precision import Precision, choose_precision
@@ -79,6 +82,7 @@ class _Work:
 
     def run(self, resume: bool) -> Backbone:
         plan_digest = hashlib.sha256(self.plan.model_dump_json().encode()).hexdigest()
+        remove_leftovers(self.folder)
         saved = self.checkpoints.load() if resume else None
         if saved and saved[0]["plan"] != plan_digest:
             raise RunError(
@@ -253,6 +257,7 @@ class _Work:
         seed_everything(seed + index)
         start = self._start(index, phase, fresh=saved is None)
         job = Job(index, phase, backbone, feed, engine, self.desk)
+        settle(job)
         if saved:
             job.load_state_dict(*saved)
             self.listener.on_message(f"Going on at epoch {job.progress.epoch + 1} step {job.progress.step}.")
@@ -304,12 +309,13 @@ class _Work:
 
     def _precision(self, feed: Feed, phase: GradientPhase) -> Precision:
         train = self.recipe.train
-        return choose_precision(
+        choose = functools.partial(
+            choose_precision,
             self.backbone,
             lambda model, x: model(x),
-            feed.sample(),
             device=self.device,
             wanted=train.precision,
             channels_last=train.channels_last,
             images=phase.epochs * feed.images,
         )
+        return shrinking(feed.sample(), lambda batch: choose(batch=batch))

@@ -23,6 +23,7 @@ from finetune.training.interrupt import StopRequest
 from finetune.training.losses import build_loss
 from finetune.training.meter import Meter
 from finetune.training.metrics_log import MetricsLog
+from finetune.training.micro_batch import MicroBatches
 from finetune.training.optim import build_optimizer, param_groups, set_lr
 from finetune.training.penalties import Penalty
 from finetune.training.record import Record
@@ -95,6 +96,7 @@ class Job:
         self.criterion = build_loss(phase, feed.train_labels, feed.classes).to(engine.device)
         self.penalty = Penalty(groups, phase, desk.reference)
         self.meter = Meter(engine.device)
+        self.micro = MicroBatches(self)
         self.guard = Guard(desk.rollbacks, math.log(max(2, len(backbone.head.weight))))
         self.last_step: tuple[int, int, int] | None = None
         """Epoch, first micro-batch and number of micro-batches of the last finished step."""
@@ -128,12 +130,12 @@ class Job:
         """Set every group's learning rate for the coming step."""
         set_lr(self.optimizer, self._factor(self.progress.step) * self.guard.lr_scale)
 
-    def after_step(self, batches: int) -> None:
+    def after_step(self, batches: int, images: int, loss: Tensor) -> None:
         """Count, look for trouble, log, save and stop where due."""
+        self.guard.watch(loss, images)
         self.last_step = (self.progress.epoch, self.progress.batch, batches)
         self.progress.batch += batches
         self.progress.step += 1
-        self.guard.watch(*self.meter.take_step())
         step, now = self.progress.step, time.perf_counter()
         logging, showing = step % self.desk.log_every == 0, now - self._shown_at > _SHOW_SECONDS
         if logging or showing or self.engine.device.type == "cpu":  # elsewhere looking means waiting
@@ -244,6 +246,7 @@ class Job:
             "engine": self.engine.state_dict(),
             "meter": self.meter.state_dict(),
             "guard": self.guard.state_dict(),
+            "micro_batch": self.micro.size,
             "rng": rng_state(),
             "metrics": self.desk.log.sizes(on_disk),
             "plan": self.desk.plan,
@@ -259,6 +262,7 @@ class Job:
         self.meter.load_state_dict(state["meter"])
         self.guard.load_state_dict(state["guard"])
         self.guard.good = state.get("good")
+        self.micro.limit(state["micro_batch"])
         self._note_events()
         set_rng_state(state["rng"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -37,26 +38,34 @@ def train_epoch(job: Job, epoch: int) -> None:
     batches = job.feed.train(epoch, job.progress.batch)
     for group in grouped(batches, job.phase.accumulate):
         job.schedule_lr()
-        train_step(job, group)
+        loss = train_step(job, group)
         job.average.update()
-        job.after_step(len(group))
+        job.after_step(len(group), sum(len(labels) for _, labels in group), loss)
 
 
 def train_step(job: Job, group: list[Batch]) -> Tensor:
     """One optimizer step on the mean loss of the group's micro-batches, which is returned, on the device."""
-    images, total = sum(len(labels) for _, labels in group), torch.zeros((), device=job.engine.device)
-    for inputs, labels in group:  # (B, 3, S, S) images or kept activations; (B,) int64 or (B, K) shares
+    total, seen = job.micro.fitted(lambda: backward(job, group), max(len(labels) for _, labels in group))
+    for part in seen:
+        job.meter.add(*part)
+    if job.penalty:
+        job.penalty.add_gradients(job.engine.loss_scale)
+    job.engine.step(job.phase.clip_grad)
+    return total
+
+
+def backward(job: Job, group: list[Batch]) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+    """Gradients of the group's mean loss; that loss, and (mean loss, logits, labels) of each part."""
+    images, total, seen = sum(len(labels) for _, labels in group), torch.zeros((), device=job.engine.device), []
+    for inputs, labels in job.micro.cut(group):  # (B, 3, S, S) images or kept activations; (B,) int64 or (B, K)
         with job.engine.autocast():
             logits = job.feed.forward(inputs)  # (B, K)
             loss = job.criterion(logits.float(), labels)  # mean over B
         share = loss * (len(labels) / images)
         job.engine.backward(share)
-        job.meter.add(loss, logits, labels)
+        seen.append((loss.detach(), logits.detach(), labels))
         total += share.detach()
-    if job.penalty:
-        job.penalty.add_gradients(job.engine.loss_scale)
-    job.engine.step(job.phase.clip_grad)
-    return total
+    return total, seen
 
 
 @torch.no_grad()
@@ -66,7 +75,7 @@ def evaluate(job: Job) -> Scores | None:
     meter = Meter(job.engine.device)
     for inputs, labels in job.feed.validation():
         with job.engine.autocast():
-            logits = job.feed.forward(inputs).float()  # (B, K)
+            logits = job.micro.logits(inputs).float()  # (B, K)
         meter.add(torch.nn.functional.cross_entropy(logits, labels), logits, labels)
         job.check_stop()
     values = meter.read()
@@ -75,11 +84,6 @@ def evaluate(job: Job) -> Scores | None:
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     """Lists of ``size`` micro-batches; the last may be shorter and is a full step of its own."""
-    group: list[Batch] = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
+    batches = iter(batches)
+    while group := list(itertools.islice(batches, size)):
         yield group

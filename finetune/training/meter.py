@@ -20,8 +20,6 @@ class Meter:
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._device = device
         self._interval, self._epoch = self._zeros(), self._zeros()
-        self._step: Tensor | None = None
-        self._step_images = 0
         self._seconds = 0.0
         self._images, self._busy = 0, 0.0
         self._epoch_images, self._epoch_busy = 0, 0.0
@@ -38,15 +36,6 @@ class Meter:
         # A number copied to a GPU makes the processor wait for it; one that is filled in there does not.
         self._interval += torch.stack([total, right.to(self._dtype), torch.full_like(total, n)])
         self._images += n
-        self._step = total if self._step is None else self._step + total
-        self._step_images += n
-
-    def take_step(self) -> tuple[Tensor, int]:
-        """Sum of the losses over the images since the last call, on the device, and how many they are."""
-        assert self._step is not None
-        total, images = self._step, self._step_images
-        self._step, self._step_images = None, 0
-        return total, images
 
     def resume_clock(self) -> None:
         """Training goes on after something else (validation, saving)."""
@@ -97,7 +86,6 @@ class Meter:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with saved sums."""
-        self._step, self._step_images = None, 0
         self._interval = state["interval"].to(self._device, self._dtype)
         self._epoch = state["epoch"].to(self._device, self._dtype)
         self._seconds = float(state["seconds"])

@@ -110,17 +110,23 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1] if line]
 
 
+def cut_back(path: Path, keep: int) -> None:
+    """Cut a file to the length that a checkpoint remembers. Raises RunError where it is shorter or cannot be cut."""
+    try:
+        size = path.stat().st_size if path.exists() else 0
+        if size < keep:
+            raise RunError(
+                f"{path} must be at least {keep} bytes, as the checkpoint left it. It was cut or "
+                "removed; start a new run."
+            )
+        if size > keep:
+            os.truncate(path, keep)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
 def _open(path: Path, keep: int | None) -> io.FileIO:
     if keep is None:
         return path.open("wb", buffering=0)
-    if not path.exists() and keep == 0:
-        return path.open("wb", buffering=0)
-    if not path.exists() or path.stat().st_size < keep:
-        raise RunError(
-            f"{path} must be at least {keep} bytes, as the checkpoint left it. It was cut or "
-            "removed; start a new run."
-        )
-    file = path.open("r+b", buffering=0)
-    file.truncate(keep)
-    file.seek(keep)
-    return file
+    cut_back(path, keep)
+    return path.open("ab", buffering=0)

@@ -69,15 +69,15 @@ class Guard:
         """The factor on every learning rate: halved by each return."""
         return float(0.5 ** len(self.events))
 
-    def watch(self, total: Tensor, images: int) -> None:
-        """A step's loss summed over its images; it stays on the device until somebody asks for trouble."""
-        self._unread.append((total, images))
+    def watch(self, loss: Tensor, images: int) -> None:
+        """A step's mean loss over its images; it stays on the device until somebody asks for trouble."""
+        self._unread.append((loss, images))
 
     def trouble(self) -> str | None:
         """What is wrong with the steps so far, or None. Waits for the device."""
         unread, self._unread = self._unread, []
-        for total, images in unread:
-            loss = float(total) / images
+        for tensor, images in unread:
+            loss = float(tensor)
             if self._reason:
                 break
             if not math.isfinite(loss):

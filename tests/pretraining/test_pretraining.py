@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from PIL import Image
 
 from finetune.errors import ConfigError, DataError, Interrupted, RunError, TrainingError
 from finetune.features.source import SourceStatistics
+from finetune.pretraining import train
 from finetune.pretraining.finish import pretrain
 from finetune.pretraining.images import crop_and_flip, order, store
 from finetune.pretraining.recipe import PretrainRecipe
@@ -122,6 +124,64 @@ def test_sigkill_in_mid_training_loses_at_most_a_checkpoint_interval(source: Pat
     assert resumed.restore()
     assert resumed.step == 13
     assert pretrain(recipe)["steps"] == 24
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_rows_after_the_last_state_are_cut(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six steps an epoch; the state of step 7 is the last one before the kill at step 14, amid a row and a state."""
+    monkeypatch.setattr(train, "_SHOW_SECONDS", 0)
+    save, step = Pretraining.save, Pretraining._train_step
+    monkeypatch.setattr(Pretraining, "save", lambda run: save(run) if run.step in (7, 24) else None)
+    build(recipe_for(source, tmp_path / "whole")).fit()
+
+    def until_14(run: Pretraining, n: int, engine: Engine) -> tuple[float, float]:
+        if n == 14:
+            raise Killed
+        return step(run, n, engine)
+
+    recipe = recipe_for(source, tmp_path / "parts", checkpoint_seconds=1e-9)
+    killed = build(recipe)
+    monkeypatch.setattr(killed, "_train_step", functools.partial(until_14, killed))
+    with pytest.raises(Killed):
+        killed.fit()
+    metrics = tmp_path / "parts" / "metrics.jsonl"
+    with metrics.open("a") as file:
+        file.write('{"step": 1')
+    (tmp_path / "parts" / ".state.pt.x.tmp").write_bytes(b"half a state")
+    resumed = build(recipe)
+    assert resumed.restore()
+    resumed.fit()
+    timed = {"images_per_second", "eta_seconds", "seconds"}
+    ours, theirs = (
+        [
+            {k: v for k, v in json.loads(line).items() if k not in timed}
+            for line in path.read_text().splitlines()
+        ]
+        for path in (metrics, tmp_path / "whole" / "metrics.jsonl")
+    )
+    assert ours == theirs
+    assert [row["step"] for row in ours if "loss" in row] == list(range(1, 25))
+    assert [row["epoch"] for row in ours if "val_accuracy" in row] == [1, 2, 3, 4]
+    assert not list((tmp_path / "parts").glob(".*.tmp"))
+
+
+def test_states_of_earlier_versions_keep_all_rows(source: Path, tmp_path: Path) -> None:
+    run = build(recipe_for(source, tmp_path / "out"))
+    run.save()
+    state = torch.load(run.state_file, weights_only=True)
+    del state["metrics"]
+    torch.save(state, run.state_file)
+    run._write({"step": 1})
+    assert build(recipe_for(source, tmp_path / "out")).restore()
+    assert run.metrics_file.read_text() == '{"step": 1}\n'
+    run.state_file.unlink()
+    assert not build(recipe_for(source, tmp_path / "out")).restore()  # a new start
+    assert run.metrics_file.read_text() == ""
 
 
 def test_a_state_of_another_recipe_is_refused(source: Path, tmp_path: Path) -> None:

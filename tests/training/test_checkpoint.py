@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 import torch
 
 from finetune.errors import RunError
-from finetune.training.checkpoint import Best, Checkpoints, rng_state, set_rng_state
+from finetune.training.checkpoint import Best, Checkpoints, Good, rng_state, set_rng_state
 
 
 def best(epoch: int, accuracy: float = 0.5) -> Best:
@@ -89,6 +93,76 @@ def test_write_that_fails_half_way_leaves_no_rubbish(tmp_path: Path, monkeypatch
     assert loaded is not None
     assert loaded[0]["step"] == 10
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+    store = Checkpoints(small_disk)
+    store.save({"phase": 1, "step": 10}, best(1))
+    large = replace(best(2), tensors={"w": torch.zeros(500_000)})  # two megabytes
+    good = Good(1, 15, {"progress": {}, "model": {"w": torch.zeros(500_000)}}, best(1))
+    for state, scored, kept in [
+        ({"w": torch.zeros(500_000)}, best(1), None), ({}, large, None), ({}, best(1), good)
+    ]:  # fmt: skip
+        with pytest.raises(RunError, match=r"The disk is full: .*The last good files are intact"):
+            store.save({"phase": 1, "step": 20, **state}, scored, kept)
+        loaded = store.load()
+        assert loaded is not None
+        assert loaded[0]["step"] == 10
+        assert loaded[1] is not None
+        assert loaded[1].epoch == 1
+        assert sorted(p.name for p in small_disk.iterdir()) == ["best-1-1.pt", "last.pt"]
+    store.save({"phase": 1, "step": 20}, best(1))
+
+
+def test_what_a_killed_writer_left_is_ignored_and_removed(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path)
+    store.save({"phase": 1, "step": 10}, None)
+    for name in (".last.pt.k2j4.tmp", ".best-1-3.pt.x.tmp"):
+        (tmp_path / name).write_bytes((tmp_path / "last.pt").read_bytes()[:100])
+    (tmp_path / "best-1-3.pt").write_bytes(b"whole, but last.pt was not written any more")
+    (tmp_path / "good-1-9.pt").write_bytes(b"and neither was the one it belongs to")
+    loaded = store.load()
+    assert loaded is not None
+    assert loaded[0]["step"] == 10
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    (tmp_path / ".last.pt.k2j4.tmp").write_bytes(b"")
+    store.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_good_states_travel_with_the_state(tmp_path: Path) -> None:
+    """Each file is written once, its own best weights stay with it, and the next good state replaces both."""
+    store = Checkpoints(tmp_path)
+    first = Good(1, 4, {"progress": {"step": 4}, "model": {"w": torch.ones(2)}}, best(1))
+    store.save({"phase": 1}, best(2), first)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "best-1-1.pt", "best-1-2.pt", "good-1-4.pt", "last.pt"
+    ]  # fmt: skip
+    loaded = store.load()
+    assert loaded is not None
+    found = loaded[0]["good"]
+    assert (found.phase, found.step, found.state["progress"]) == (1, 4, {"step": 4})
+    assert torch.equal(found.state["model"]["w"], torch.ones(2))
+    assert torch.equal(found.best.tensors["w"], torch.full((3,), 1.0))
+    store.save({"phase": 1}, best(2), replace(first, step=8, best=best(2)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-1-2.pt", "good-1-8.pt", "last.pt"]
+    store.save({"phase": 1}, best(2))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-1-2.pt", "last.pt"]
+    loaded = store.load()
+    assert loaded is not None
+    assert loaded[0]["good"] is None
 
 
 def test_reading_never_runs_code(tmp_path: Path) -> None:

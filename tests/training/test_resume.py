@@ -34,6 +34,7 @@ def assert_same_end(run: Path, reference: Path) -> None:
     assert rows(run) == rows(reference)
     lines = (run / "metrics.csv").read_text().splitlines()
     assert len(lines) == len(rows(run)) + 1
+    assert not list(run.rglob("*.tmp"))  # writers were killed too
     ours, theirs = final(run), final(reference)
     assert ours.keys() == theirs.keys()
     assert [k for k in ours if not torch.equal(ours[k], theirs[k])] == []

@@ -110,9 +110,7 @@ def test_copies_reuse_memory_and_share_none_with_the_original() -> None:
     assert copied({"a": [torch.ones(5)]}, first)["a"][0].shape == (5,)
 
 
-def test_goes_back_halves_the_rate_and_leaves_each_row_once(
-    tiny: Any, tmp_path: Path, poisoned: Any
-) -> None:
+def test_goes_back_halves_the_rate_and_leaves_each_row_once(tiny: Any, tmp_path: Path, poisoned: Any) -> None:
     poisoned(7)
     words = Words()
     execute(tiny.plan(), tiny.backbone(), tiny.bundle(), tiny.recipe(log_every=1), tmp_path, words)
@@ -213,7 +211,9 @@ def test_ruined_weights_are_never_a_good_state(
                 engine._parameters[0].fill_(torch.nan)
 
     monkeypatch.setattr(Engine, "step", ruinous)
-    execute(tiny.plan(tiny.phase(ema=None)), tiny.backbone(), tiny.bundle(), tiny.recipe(log_every=1), tmp_path)
+    execute(
+        tiny.plan(tiny.phase(ema=None)), tiny.backbone(), tiny.bundle(), tiny.recipe(log_every=1), tmp_path
+    )
     facts = json.loads((tmp_path / "training.json").read_text())["phases"]["0"]["rollbacks"]
     assert [(f["step"], f["back_to_step"]) for f in facts] == [(4, 0)]
     assert [r["step"] for r in rows(tmp_path) if r["kind"] == "step"] == list(range(1, 13))
@@ -243,5 +243,7 @@ def test_stopped_around_a_rollback_and_resumed(tiny: Any, tmp_path: Path, poison
             execute(plan, tiny.backbone(), data, settings, folder, StopAt(step, lr_scale))
         network = execute(plan, tiny.backbone(seed=9), data, settings, folder, resume=True)
         assert rows(folder) == rows(tmp_path / "whole")
-        assert all(torch.equal(value, network.state_dict()[name]) for name, value in whole.state_dict().items())
+        assert all(
+            torch.equal(value, network.state_dict()[name]) for name, value in whole.state_dict().items()
+        )
         assert json.loads((folder / "training.json").read_text())["phases"]["0"]["rollbacks"] == facts
