@@ -17,8 +17,7 @@ from finetune.training.rollback import recovering
 def fit(job: Job) -> None:
     """Train from where the job's progress stands to its last epoch; the best weights end up in the model.
 
-    Raises Interrupted after saving, TrainingError where training diverges again and again, RunError where the
-    disk is full.
+    Raises Interrupted after saving, TrainingError where training diverges for good, RunError on a full disk.
     """
     with job.saved_when_stopped():
         job.begin()
@@ -56,8 +55,9 @@ def train_step(job: Job, group: list[Batch]) -> Tensor:
 
 def backward(job: Job, group: list[Batch]) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
     """Gradients of the group's mean loss; that loss, and (mean loss, logits, labels) of each part."""
-    images, total, seen = sum(len(labels) for _, labels in group), torch.zeros((), device=job.engine.device), []
-    for inputs, labels in job.micro.cut(group):  # (B, 3, S, S) images or kept activations; (B,) int64 or (B, K)
+    images, total = sum(len(labels) for _, labels in group), torch.zeros((), device=job.engine.device)
+    seen = []
+    for inputs, labels in job.micro.cut(group):  # (B, 3, S, S) images or activations; (B,) int64 or (B, K)
         with job.engine.autocast():
             logits = job.feed.forward(inputs)  # (B, K)
             loss = job.criterion(logits.float(), labels)  # mean over B

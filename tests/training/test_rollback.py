@@ -52,7 +52,7 @@ def poisoned(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def steps_of(guard: Guard, losses: list[float], images: int = 16) -> int | None:
     """The step, from 0, at which the guard sees trouble."""
     for step, loss in enumerate(losses):
-        guard.watch(torch.tensor(loss * images), images)
+        guard.watch(torch.tensor(loss), images)
         if guard.trouble():
             return step
     return None
@@ -94,7 +94,7 @@ def test_unread_losses_are_judged_one_by_one() -> None:
     losses = [1.0] * 4 + [9.0] * 4 + [1.0] * 40
     guard = Guard(3, 0.7)
     for loss in losses:
-        guard.watch(torch.tensor(loss * 16), 16)
+        guard.watch(torch.tensor(loss), 16)
     assert (guard.trouble() is not None) == (steps_of(Guard(3, 0.7), losses) is not None)
     assert guard.trouble() is not None
 
