@@ -97,7 +97,7 @@ class Job:
         self.penalty = Penalty(groups, phase, desk.reference)
         self.meter = Meter(engine.device)
         self.micro = MicroBatches(self)
-        self.guard = Guard(desk.rollbacks, math.log(max(2, len(backbone.head.weight))))
+        self.guard = Guard(desk.rollbacks, math.log(max(2, backbone.num_classes)))
         self.last_step: tuple[int, int, int] | None = None
         """Epoch, first micro-batch and number of micro-batches of the last finished step."""
         self.steps = phase.epochs * -(-len(feed) // phase.accumulate)
