@@ -83,7 +83,12 @@ def shortened(plan: Plan, share: float) -> Plan:
             if phase.fit_on == "train+val":
                 continue
             # The safety net would choose on the images that the arms are compared on.
-            changes = {"epochs": max(1, round(phase.epochs * share)), "blend": (), "keep": "last"}
+            changes: dict[str, Any] = {
+                "epochs": max(1, round(phase.epochs * share)),
+                "blend": (),
+                "keep": "last",
+            }
+            changes["time"] = phase.time and phase.time * share
             phases.append(phase.model_copy(update=changes))
         elif not phase.restart:
             phases.append(phase.model_copy(update={"fit_on": "train"}))

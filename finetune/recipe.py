@@ -25,6 +25,7 @@ from typing_extensions import Self
 
 from finetune.errors import ConfigError, did_you_mean, must, nearest
 from finetune.regularise import Regularisers
+from finetune.solvers import OPTIMIZERS, SCHEDULES, optimizer_problems, schedule_problems
 
 EFFECTIVE_BATCH = 64
 """Images per optimizer step where the batch size is left to the memory."""
@@ -117,16 +118,41 @@ class _Steps(_Section):
     """Peak learning rate of the head; default: 10x the body's."""
     stage_decay: float | None = Field(None, gt=0, le=1)
     """Factor between the LRs of neighbouring stages, towards the input."""
-    optimizer: Literal["sgd", "adamw"] | None = None
-    """Default: the one the backbone was pretrained with, by its card."""
+    optimizer: str | None = None
+    """sgd, adagrad, rmsprop, adam, adamw, amsgrad, radam, nadam, adabelief, diffgrad, lion, muon or adam-then-sgd;
+    default: the one the backbone was pretrained with, by its card."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD momentum (Nesterov)."""
+    """Of sgd (0: plain SGD), muon and the second part of adam-then-sgd."""
+    nesterov: bool = True
+    """Whether that momentum is Nesterov's or the classical one."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = None
+    """Decay rates of both moments, for Adam's kin and lion; default: the optimizer's own."""
+    eps: float | None = Field(None, gt=0)
+    """What is added to the denominator, where the optimizer has one; default: the optimizer's own."""
     weight_decay: float | None = Field(None, ge=0)
-    """Decoupled for AdamW; norms and biases are excluded."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Shape of the LR after warm-up."""
-    warmup: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps spent in linear warm-up."""
+    """Norms and biases are excluded; default: 1e-4 as L2, .05 decoupled (more where rates are lower)."""
+    decoupled: bool | None = None
+    """Weight decay apart from the gradient (AdamW's way) or in it (L2), where the optimizer has both; default:
+    L2 for sgd and adam, decoupled for the others."""
+    switch: float = Field(0.5, gt=0, lt=1)
+    """Share of the schedule after which adam-then-sgd goes on with SGD, at a hundred times the LR."""
+    schedule: str = "cosine"
+    """Shape of the LR after warm-up: cosine, constant, step, exponential, inverse-time, linear-to-tau, one-cycle,
+    cyclic, sgdr or plateau."""
+    schedule_args: dict[str, Any] = {}
+    """The schedule's own arguments, such as {milestones: [.5, .75], gamma: .1} of step (docs/techniques.md)."""
+    warmup: float | None = Field(None, ge=0, lt=1)
+    """Share of the steps spent in linear warm-up; default: .1, and 0 for one-cycle and cyclic, which begin low."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many epochs without an improvement of `monitor`; default: never."""
+    monitor: Literal["loss", "accuracy"] = "loss"
+    """Of the validation images (the training images where there are none): for patience and plateau."""
+    smoothing: float = Field(0.0, ge=0, lt=1)
+    """Weight of the past in the exponential average of `monitor` that is watched."""
+    stop_at: float | None = Field(None, gt=0, le=1)
+    """Stop when the validation accuracy reaches this; 1.0: on a perfect score."""
+    time: Annotated[float, BeforeValidator(seconds_of), Field(gt=0)] | None = None
+    """Time for the gradient training (90s, 10m, 1.5h): the schedule is shortened so that the LR comes to its end."""
     label_smoothing: float | None = Field(None, ge=0, lt=1)
     """Mass moved from the label to the other classes."""
     clip_grad: float | None = Field(1.0, gt=0)
@@ -187,6 +213,34 @@ class _Steps(_Section):
         if self.effective_batch is not None:
             return self.effective_batch
         return EFFECTIVE_BATCH if self.batch_size == "auto" else self.batch_size * self.accumulate
+
+    @field_validator("optimizer", "schedule")
+    @classmethod
+    def _registered(cls, name: str | None, info: ValidationInfo) -> str | None:
+        known = (OPTIMIZERS if info.field_name == "optimizer" else SCHEDULES).names()
+        if name is not None and name not in known:
+            hint = did_you_mean(name, known).strip().rstrip("?")
+            raise ValueError(f"must be one of {', '.join(known)}{f' ({hint}?)' if hint else ''}")
+        return name
+
+    @field_validator("betas", "eps", "decoupled")
+    @classmethod
+    def _suits_the_optimizer(cls, value: Any, info: ValidationInfo) -> Any:
+        """Where the recipe leaves the optimizer to the card, the plan is checked instead."""
+        optimizer = info.data.get("optimizer")
+        for _, constraint, _ in (
+            optimizer_problems(optimizer, **{info.field_name: value}) if optimizer else ()
+        ):
+            raise ValueError(f"must be {constraint}")
+        return value
+
+    @field_validator("schedule_args")
+    @classmethod
+    def _known_to_the_schedule(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        problems = schedule_problems(info.data["schedule"], value) if "schedule" in info.data else []
+        if problems:
+            raise ValueError("; ".join(f"{name}: {what.rstrip('.')}" for name, what in problems))
+        return value
 
 
 class TrainRecipe(Regularisers, _Steps):

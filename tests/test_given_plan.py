@@ -84,7 +84,7 @@ def test_every_problem_in_one_message(tmp_path: Path) -> None:
     said = problems(
         "strategy: mine\nphases:\n"
         "- {kind: probe, candidates: [[5], [], [1, 1]], solvr: ridge}\n"
-        "- {kind: gradient, train_from: 6, epochs: 1, lr: 0, head_lr: 1, optimizer: lion, schedule: cosin,\n"
+        "- {kind: gradient, train_from: 6, epochs: 1, lr: 0, head_lr: 1, optimizer: lionn, schedule: cosin,\n"
         "   augment: heavy, momentum: 2}\n",
         tmp_path,
     )
@@ -96,12 +96,27 @@ def test_every_problem_in_one_message(tmp_path: Path) -> None:
         "phases.0.candidates.2 must be a list of stages, each once. Got [1, 1] instead.",
         "phases.1.lr: must be greater than 0. Got 0 instead.",
         "phases.1.momentum: must be less than 1. Got 2 instead.",
-        "phases.1.optimizer must be one of sgd, adamw. Got 'lion' instead.",
-        "phases.1.schedule must be one of cosine, constant. Got 'cosin' instead. Did you mean \"cosine\"?",
+        "phases.1.optimizer must be one of sgd, adagrad, ",
+        "Got 'lionn' instead. Did you mean \"lion\"?",
+        "phases.1.schedule must be one of cosine, constant, ",
+        "Got 'cosin' instead. Did you mean \"cosine\"?",
         "phases.1.augment must be one of none, light, standard, strong. Got 'heavy' instead.",
         "phases.1.train_from must be at most 5 (net has 5 stages; 5 is the head alone). Got 6 instead.",
     ):
         assert part in said, part
+
+
+def test_keys_that_suit_neither_schedule_nor_optimizer(tmp_path: Path) -> None:
+    said = problems(
+        "strategy: mine\nphases:\n"
+        "- {kind: gradient, train_from: 1, epochs: 1, lr: 1, head_lr: 1, optimizer: lion, eps: 1.0e-8,\n"
+        "   schedule: step, schedule_args: {gama: .1, milestones: [2]}}\n",
+        tmp_path,
+    )
+    assert said.startswith("3 problems in Plan ")
+    assert "phases.0.eps must be left out: lion has no eps. Got 1e-08 instead." in said
+    assert "phases.0.schedule_args.gama: unknown argument of step, which takes milestones, gamma. Did" in said
+    assert "phases.0.schedule_args.milestones: must be less than 1. Got 2 instead." in said
 
 
 def test_validation_images_are_for_one_thing(tmp_path: Path) -> None:

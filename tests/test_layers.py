@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "finetune"
 LAYERS = [
     {"errors", "version"},
     {"registry", "files", "resources", "events", "regularise"},
+    {"solvers"},
     {"recipe", "runtime"},
     {"data"},
     {"zoo"},

@@ -1,4 +1,4 @@
-"""``finetune recipe ls | show | cp | validate``."""
+"""``finetune recipe ls | show | cp | validate | plot-lr``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _LAZY = {
     "show": ("finetune.cli.recipe:show", "Print a recipe."),
     "cp": ("finetune.cli.recipe:cp", "Copy a recipe to a file of your own."),
     "validate": ("finetune.cli.recipe:validate", "Check recipe files; all problems at once."),
+    "plot-lr": ("finetune.cli.plot_lr:plot_lr", "Show the learning rate over the steps of a recipe."),
 }
 
 

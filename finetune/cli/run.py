@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 @click.option(
     "--budget", metavar="TIME", help="Time for a race of auto's choice and its neighbours: 90s, 10m."
 )
+@click.option(
+    "--time", metavar="TIME", help="Time for the training steps: 90s, 10m; schedules are shortened to fit."
+)
 @click.option("--out", metavar="DIR", help="The run folder; default: a new one in runs/.")
 @click.option("--seed", type=int, metavar="N", help="Default 0.")
 @click.option(
@@ -52,6 +55,7 @@ def run(
     backbone: str | None,
     recipe: str | None,
     budget: str | None,
+    time: str | None,
     plan: str | None,
     out: str | None,
     seed: int | None,
@@ -62,6 +66,8 @@ def run(
 
     Any recipe key can follow as KEY=VALUE, for example epochs=5 train.augment=none.
     """
+    if time is not None:
+        overrides = (*overrides, f"train.time={time}")
     if plan is not None:
         from finetune.training.plan_file import refuse_beside_plan
 

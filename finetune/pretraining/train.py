@@ -18,13 +18,13 @@ from finetune.errors import ConfigError, Interrupted, TrainingError, did_you_mea
 from finetune.events import Listener
 from finetune.files import disk_error, remove_leftovers
 from finetune.pretraining.images import StoredImages, crop_and_flip, evaluation_batches, generator_for, order
-from finetune.pretraining.muon import Muon, is_hidden_matrix
 from finetune.pretraining.recipe import PretrainRecipe
 from finetune.training.checkpoint import read_state, write_state
 from finetune.training.ema import Average
 from finetune.training.engine import Engine
 from finetune.training.interrupt import StopRequest
 from finetune.training.metrics_log import cut_back
+from finetune.training.muon import Muon, is_hidden_matrix
 from finetune.training.optim import decays
 from finetune.training.precision import choose_precision
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import StrategyError, must
 from finetune.recipe import Recipe, TrainRecipe
-from finetune.strategy.measure import Evidence
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from finetune.strategy.measure import Evidence
     from finetune.zoo.card import ModelCard
 
 

@@ -76,7 +76,8 @@ def estimate(plan: Plan, backbone: Backbone, bundle: DataBundle, recipe: Recipe)
         trains = n + held if phase.fit_on == "train+val" else n
         judged = 0 if phase.fit_on == "train+val" else held
         each = clock.together(step, clock.augment(phase.augment)) * trains + forward * judged
-        seconds.append((trains + judged) * clock.decode + phase.epochs * each)
+        whole = phase.epochs * each
+        seconds.append((trains + judged) * clock.decode + min(whole, phase.time or whole))
     return Cost(tuple(seconds), len(bundle.test) * pass_over, forward, max(steps, default=None))
 
 

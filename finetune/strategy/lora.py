@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+from finetune.solvers import kind
 from finetune.strategy.base import Strategy
 from finetune.strategy.context import Context
 from finetune.strategy.plan import Plan
@@ -29,7 +30,8 @@ class Lora(Strategy):
         if asked.optimizer is None:
             changes["optimizer"] = "adamw"
         if asked.lr is None:
-            changes |= {"lr": LR, "head_lr": asked.head_lr or LR}
+            lr = LR * min(1.0, 100 / kind(asked.optimizer or "adamw").below_sgd)
+            changes |= {"lr": lr, "head_lr": asked.head_lr or lr}
         if asked.weight_decay is None:
             changes["weight_decay"] = 0.0
         return tuned_plan(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+from finetune.solvers import kind
 from finetune.strategy.base import Strategy
 from finetune.strategy.context import Context
 from finetune.strategy.plan import Plan
@@ -26,7 +27,8 @@ class NormBias(Strategy):
         tune = gradient_phase(ctx, name="norms and biases", train_from=0, head_factor=1.0)
         changes: dict[str, object] = {"trains": "norms-biases"}
         if ctx.train.lr is None:
-            lr = ADAM_LR if tune.optimizer == "adamw" else SGD_LR
+            below = kind(tune.optimizer).below_sgd
+            lr = SGD_LR if below == 1 else ADAM_LR * 100 / below
             changes |= {"lr": lr, "head_lr": ctx.train.head_lr or lr}
         if ctx.train.weight_decay is None:
             changes["weight_decay"] = 0.0

@@ -65,7 +65,7 @@ class _Steps(_Frozen):
     lora_rank: int = Field(8, ge=1)
     """Rank of the adapters, where they train."""
     optimizer: str = "sgd"
-    """sgd (with Nesterov momentum) or adamw."""
+    """sgd, adagrad, rmsprop, adam, adamw, amsgrad, radam, nadam, adabelief, diffgrad, lion, muon or adam-then-sgd."""
     lr: float = Field(gt=0, le=1000)
     """Learning rate of the last stage at its peak, already scaled to the batch size."""
     head_lr: float = Field(gt=0, le=1000)
@@ -73,13 +73,37 @@ class _Steps(_Frozen):
     stage_decay: float = Field(1.0, gt=0, le=1)
     """Each stage further from the head gets this factor of the LR of the next one (layer-wise decay)."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of sgd."""
+    """Of sgd, muon and the second part of adam-then-sgd; 0 is plain SGD."""
+    nesterov: bool = True
+    """Whether that momentum is Nesterov's or the classical one."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = None
+    """Decay rates of both moments, for Adam's kin and lion; null: the optimizer's own."""
+    eps: float | None = Field(None, gt=0)
+    """What is added to the denominator, where the optimizer has one; null: the optimizer's own."""
     weight_decay: float = Field(1e-4, ge=0)
     """Norms and biases are excluded."""
+    decoupled: bool | None = None
+    """Whether weights decay apart from the gradient or in it (L2); null: the optimizer's own way."""
+    switch: float = Field(0.5, gt=0, lt=1)
+    """Share of the schedule after which adam-then-sgd goes on with SGD."""
     schedule: str = "cosine"
-    """Shape of the learning rate after the warm-up: cosine (down to 0) or constant."""
+    """Shape of the learning rate after the warm-up: cosine (down to 0), constant, step, exponential, inverse-time,
+    linear-to-tau, one-cycle, cyclic, sgdr or plateau."""
+    schedule_args: dict[str, Any] = {}
+    """The schedule's own arguments; those left out have their defaults."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps spent in linear warm-up."""
+    patience: Annotated[int, Field(ge=1)] | Literal["earlier"] | None = None
+    """Epochs without an improvement of ``monitor`` after which training stops; null: it does not. ``earlier``: it
+    stops after as many epochs as an earlier phase of the plan, for want of images to validate on."""
+    monitor: Literal["loss", "accuracy"] = "loss"
+    """What is watched for that, and by the schedule plateau."""
+    smoothing: float = Field(0.0, ge=0, lt=1)
+    """Weight of the past in the exponential average of what is watched."""
+    stop_at: float | None = Field(None, gt=0, le=1)
+    """Validation accuracy at which training stops."""
+    time: float | None = Field(None, gt=0)
+    """Seconds for the phase: the schedule is shortened so that it fits."""
     batch_size: int = Field(64, ge=1)
     """Images a micro-batch."""
     accumulate: int = Field(1, ge=1)

@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from finetune.errors import ConfigError, must
 from finetune.recipe import TrainRecipe
 from finetune.regularise import Regularisers
+from finetune.solvers import (
+    RISES_BY_ITSELF,
+    default_weight_decay,
+    missing_package,
+    optimizer_problems,
+    translated_lr,
+)
 from finetune.strategy.context import Context
 from finetune.strategy.plan import GradientPhase, ProbePhase
 
@@ -29,12 +37,12 @@ def gradient_phase(
     of twelve blocks and a ResNet of four stages are treated alike.
     """
     asked, card = ctx.train, ctx.card
-    optimizer = asked.optimizer or card.source_optimizer
+    optimizer = chosen_optimizer(asked, card.source_optimizer)
     batch, accumulate = batches(asked, ctx.n_train)
     scaled = scaled_lr(card.source_lr, card.source_batch, asked.images_per_step, card.source_optimizer)
     lr = asked.lr or scaled * lr_factor
-    if asked.lr is None and optimizer != card.source_optimizer:
-        lr = _translate(lr, optimizer)
+    if asked.lr is None:
+        lr = translated_lr(lr, card.source_optimizer, optimizer)
     decay = asked.stage_decay
     if decay is None:
         depth = max(1, ctx.last - train_from)
@@ -43,7 +51,7 @@ def gradient_phase(
     steps = epochs * math.ceil(ctx.n_train / (batch * accumulate))
     weight_decay = asked.weight_decay
     if weight_decay is None:
-        weight_decay = 0.05 if optimizer == "adamw" else 1e-4
+        weight_decay = default_weight_decay(optimizer, asked.decoupled)
     smoothing = asked.label_smoothing
     return GradientPhase(
         name=name,
@@ -54,9 +62,20 @@ def gradient_phase(
         head_lr=asked.head_lr or lr * head_factor,
         stage_decay=round(decay, 4),
         momentum=asked.momentum,
+        nesterov=asked.nesterov,
+        betas=asked.betas,
+        eps=asked.eps,
         weight_decay=weight_decay,
+        decoupled=asked.decoupled,
+        switch=asked.switch,
         schedule=asked.schedule,
-        warmup=asked.warmup,
+        schedule_args=asked.schedule_args,
+        warmup=warmup_share(asked),
+        patience=asked.patience,
+        monitor=asked.monitor,
+        smoothing=asked.smoothing,
+        stop_at=asked.stop_at,
+        time=asked.time,
         batch_size=batch,
         accumulate=accumulate,
         micro_batch="auto" if asked.batch_size == "auto" else None,
@@ -138,6 +157,24 @@ def default_ema(steps: int) -> float | None:
     return round(1 - 1 / (0.05 * min(steps, 40_000)), 5) if steps >= 200 else None
 
 
-def _translate(lr: float, optimizer: str) -> float:
-    """Another family than the card's was asked for: SGD's rates are about a hundred times Adam's."""
-    return lr * 100 if optimizer == "sgd" else lr / 100
+def chosen_optimizer(asked: TrainRecipe, source: str) -> str:
+    """The recipe's optimizer, or the source's where it names none.
+
+    Raises ConfigError where other keys do not suit it, with all of them, or where its package is missing.
+    """
+    optimizer = asked.optimizer or source
+    problems = [
+        must(f"train.{key}", constraint, got)
+        for key, constraint, got in optimizer_problems(optimizer, asked.betas, asked.eps, asked.decoupled)
+    ]
+    problems += filter(None, [missing_package(optimizer)])
+    if problems:
+        raise ConfigError(" ".join(problems))
+    return optimizer
+
+
+def warmup_share(asked: TrainRecipe) -> float:
+    """The recipe's; where it is silent a tenth, or nothing where the schedule begins low by itself."""
+    if asked.warmup is not None:
+        return asked.warmup
+    return 0.0 if asked.schedule in RISES_BY_ITSELF else 0.1

@@ -35,6 +35,12 @@ def tuned_plan(ctx: Context, strategy: str, tune: GradientPhase, why: str) -> Pl
     if refits(ctx) and isinstance(head, ProbePhase):
         both = {"fit_on": "train+val"}
         again = {"name": f"{tune.name}, refit", "keep": "last", "blend": "earlier" if tune.blend else ()}
+        if tune.patience is not None or tune.stop_at is not None:
+            again |= {"patience": "earlier", "stop_at": None}
+        if tune.time is not None:  # what an image takes is the same in both
+            share = ctx.n_train / (2 * ctx.n_train + ctx.n_val)
+            again |= {"time": tune.time * (1 - share)}
+            phases = (head, tune.model_copy(update={"time": tune.time * share}))
         phases += (
             head.model_copy(update={**both, "name": "head first, refit", "restart": True}),
             tune.model_copy(update={**both, **again}),

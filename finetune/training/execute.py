@@ -258,11 +258,15 @@ class _Work:
         start = self._start(index, phase, fresh=saved is None)
         job = Job(index, phase, backbone, feed, engine, self.desk)
         settle(job)
+        self._pace(job, facts)
         if saved:
             job.load_state_dict(*saved)
             self.listener.on_message(f"Going on at epoch {job.progress.epoch + 1} step {job.progress.step}.")
         with dropping(backbone, phase, self.listener.on_message):
             fit(job)
+        facts["epochs"] = job.progress.epoch
+        if job.watch.reason is not None:
+            facts["stopped"] = job.watch.reason
         if job.best is not None:
             best = job.best
             facts["best"] = {"epoch": best.epoch, "val_accuracy": best.accuracy, "val_loss": best.loss}
@@ -282,6 +286,22 @@ class _Work:
             self.backbone.set_bottleneck(phase.bottleneck, classes, self.recipe.seed)
         elif not wanted and isinstance(self.backbone.head, Bottleneck):
             self.backbone.reset_head(classes, self.recipe.seed)
+
+    def _pace(self, job: Job, facts: dict[str, Any]) -> None:
+        """The number of steps: what an earlier attempt chose comes back, what is chosen now is written down."""
+        if job.phase.patience == "earlier":
+            earlier = (self.record.phase(i) for i in range(job.index))
+            took = [phase["epochs"] for phase in earlier if "epochs" in phase]
+            job.most_epochs = took[-1] if took else None
+        if job.phase.time is None:
+            return
+        job.pace.cuts = facts.setdefault("steps", [])
+
+        def chosen() -> None:
+            self.record.save()
+            self.listener.on_message(job.pace.line(job.progress.step))
+
+        job.pace.chosen = chosen
 
     def _adapt(self, phase: GradientPhase) -> None:
         """Put the phase's adapters in, once, and freeze everything else in the network's body."""

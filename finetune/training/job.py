@@ -25,10 +25,12 @@ from finetune.training.meter import Meter
 from finetune.training.metrics_log import MetricsLog
 from finetune.training.micro_batch import MicroBatches
 from finetune.training.optim import build_optimizer, param_groups, set_lr
+from finetune.training.pace import Pace
 from finetune.training.penalties import Penalty
 from finetune.training.record import Record
 from finetune.training.rollback import Diverged, Guard, copied
-from finetune.training.schedule import Schedule, warmup_steps
+from finetune.training.schedule import Plateau, Schedule, warmup_steps
+from finetune.training.stopping import Watch
 
 if TYPE_CHECKING:
     from finetune.events import Listener
@@ -100,13 +102,33 @@ class Job:
         self.guard = Guard(desk.rollbacks, math.log(max(2, backbone.num_classes)))
         self.last_step: tuple[int, int, int] | None = None
         """Epoch, first micro-batch and number of micro-batches of the last finished step."""
-        self.steps = phase.epochs * -(-len(feed) // phase.accumulate)
+        per_epoch = -(-len(feed) // phase.accumulate)
+        planned = phase.epochs * per_epoch
+        self.pace = Pace(planned, per_epoch, phase.time, reserve=1 + len(phase.blend))
+        self.watch = Watch(phase)
+        self.most_epochs: int | None = None
+        """Stop after so many epochs, because an earlier phase did."""
         self._factor: Schedule = SCHEDULES.get(phase.schedule)(
-            self.steps, warmup_steps(phase.warmup, self.steps)
+            planned, warmup_steps(phase.warmup, planned), **phase.schedule_args
         )
         self._saved_at = self._shown_at = self._started = time.perf_counter()
         self._save_cost = 0.0
         self._first_step = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the phase, as far as is known now."""
+        return self.pace.steps(self.progress.step)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the phase, as far as is known now; the last may be a part of one."""
+        return min(self.pace.epochs(self.progress.step), self.most_epochs or self.phase.epochs)
+
+    @property
+    def over(self) -> bool:
+        """Whether, between two epochs, no further one is due."""
+        return self.progress.epoch >= self.epochs or self.watch.reason is not None
 
     # --- called by the loop -----------------------------------------------------------------------------
 
@@ -125,10 +147,12 @@ class Job:
         if self.guard.good is None:
             self.guard.keep(self)
         self.meter.resume_clock()
+        self.pace.resume_clock()
 
     def schedule_lr(self) -> None:
         """Set every group's learning rate for the coming step."""
-        set_lr(self.optimizer, self._factor(self.progress.step) * self.guard.lr_scale)
+        place = self.pace.position(self.progress.step)
+        set_lr(self.optimizer, self._factor(place) * self.guard.lr_scale, place / self.pace.planned)
 
     def after_step(self, batches: int, images: int, loss: Tensor) -> None:
         """Count, look for trouble, log, save and stop where due."""
@@ -136,6 +160,7 @@ class Job:
         self.last_step = (self.progress.epoch, self.progress.batch, batches)
         self.progress.batch += batches
         self.progress.step += 1
+        self.pace.after_step(self.progress.step)
         step, now = self.progress.step, time.perf_counter()
         logging, showing = step % self.desk.log_every == 0, now - self._shown_at > _SHOW_SECONDS
         if logging or showing or self.engine.device.type == "cpu":  # elsewhere looking means waiting
@@ -170,12 +195,24 @@ class Job:
         if scores is not None:
             row |= {"val_loss": scores.loss, "val_accuracy": scores.accuracy}
         self.desk.log.write({"kind": "epoch", **row})
+        self._after_scores(scores, row)
         self.desk.listener.on_epoch({**row, "eta_seconds": self._eta()})
         self.guard.keep(self)
         idle = time.perf_counter() - self._saved_at
         if self.desk.save_every is None and self._save_cost <= _SAVE_SHARE * idle:
             self.save()
         self.meter.resume_clock()
+
+    def _after_scores(self, scores: Scores | None, row: dict[str, Any]) -> None:
+        """What the epoch's scores decide: the plateau's factor, stopping early, how many steps fit in the time."""
+        watched = self.watch.observe(self.progress.epoch, scores, row)
+        if isinstance(self._factor, Plateau):
+            self._factor.observe(watched)
+        self.pace.after_epoch(self.progress.step)
+        if self.watch.reason is not None and self.progress.epoch < self.epochs:
+            self.desk.listener.on_message(
+                f"Stopped after epoch {self.progress.epoch} of {self.epochs}: {self.watch.reason}."
+            )
 
     def finish(self) -> None:
         """Put the best weights into the model."""
@@ -247,6 +284,9 @@ class Job:
             "meter": self.meter.state_dict(),
             "guard": self.guard.state_dict(),
             "micro_batch": self.micro.size,
+            "pace": self.pace.state_dict(),
+            "watch": self.watch.state_dict(),
+            "schedule": self._factor.state_dict() if isinstance(self._factor, Plateau) else {},
             "rng": rng_state(),
             "metrics": self.desk.log.sizes(on_disk),
             "plan": self.desk.plan,
@@ -264,6 +304,10 @@ class Job:
         self.guard.good = state.get("good")
         self.micro.limit(state["micro_batch"])
         self._note_events()
+        self.pace.load_state_dict(state["pace"])
+        self.watch.load_state_dict(state["watch"])
+        if isinstance(self._factor, Plateau):
+            self._factor.load_state_dict(state["schedule"])
         set_rng_state(state["rng"])
 
     # --- reporting --------------------------------------------------------------------------------------
@@ -274,7 +318,7 @@ class Job:
             "phase": self.phase.name,
             "phase_index": self.index,
             "epoch": epoch,
-            "epochs": self.phase.epochs,
+            "epochs": self.epochs,
             "step": self.progress.step,
             "steps": self.steps,
             "lr": self.phase.lr * self._last_factor(),
@@ -284,7 +328,7 @@ class Job:
 
     def _last_factor(self) -> float:
         """Of the last finished step."""
-        return self._factor(max(0, self.progress.step - 1)) * self.guard.lr_scale
+        return self._factor(self.pace.position(max(0, self.progress.step - 1))) * self.guard.lr_scale
 
     def _report(self, logging: bool) -> None:
         self.meter.pause_clock()

@@ -21,7 +21,7 @@ def fit(job: Job) -> None:
     """
     with job.saved_when_stopped():
         job.begin()
-        while job.progress.epoch < job.phase.epochs:
+        while not job.over:
             with recovering(job):
                 train_epoch(job, job.progress.epoch)
                 with job.average.applied():
@@ -36,6 +36,8 @@ def train_epoch(job: Job, epoch: int) -> None:
     job.backbone.train()
     batches = job.feed.train(epoch, job.progress.batch)
     for group in grouped(batches, job.phase.accumulate):
+        if job.progress.step >= job.steps:  # the phase's time allows no more
+            break
         job.schedule_lr()
         loss = train_step(job, group)
         job.average.update()

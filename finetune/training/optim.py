@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from finetune.errors import TrainingError
+from finetune.solvers import OPTIMIZERS, is_decoupled
 from finetune.strategy.plan import GradientPhase
-from finetune.training import OPTIMIZERS
+from finetune.training.muon import kernels_apart
+from finetune.training.optimizers import adam_settings
 
 _NO_DECAY_NAMES = (
     "pos_embed",
@@ -75,6 +77,7 @@ def param_groups(backbone: Staged, phase: GradientPhase) -> list[dict[str, Any]]
                         "lr": lr,
                         "peak": lr,
                         "weight_decay": (phase.weight_decay if name == "head" else body_decay) * decay,
+                        "decays": decay,
                     }
                 )
     if not groups:
@@ -82,7 +85,7 @@ def param_groups(backbone: Staged, phase: GradientPhase) -> list[dict[str, Any]]
             f"Phase {phase.name!r} trains no parameter: train_from={phase.train_from} freezes "
             "every stage and the head is frozen too. Use a smaller train_from."
         )
-    return groups
+    return kernels_apart(groups, phase) if phase.optimizer == "muon" else groups
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -93,25 +96,33 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 def build_optimizer(groups: list[dict[str, Any]], phase: GradientPhase) -> torch.optim.Optimizer:
     """The phase's optimizer, by its registered name. Raises ConfigError for an unknown one."""
-    settings = [{k: v for k, v in group.items() if k != "names"} for group in groups]
+    settings = [{k: v for k, v in group.items() if k not in ("names", "decays")} for group in groups]
     optimizer: torch.optim.Optimizer = OPTIMIZERS.get(phase.optimizer)(settings, phase)
     return optimizer
 
 
 def sgd(groups: Iterable[dict[str, Any]], phase: GradientPhase) -> torch.optim.Optimizer:
-    """SGD; momentum 0 turns Nesterov off too."""
-    return torch.optim.SGD(groups, lr=phase.lr, momentum=phase.momentum, nesterov=phase.momentum > 0)
+    """SGD with classical or Nesterov momentum, L2 in the gradient or decoupled (timm's SGDW)."""
+    settings = {"momentum": phase.momentum, "nesterov": phase.nesterov and phase.momentum > 0}
+    if not is_decoupled("sgd", phase.decoupled):
+        return torch.optim.SGD(groups, lr=phase.lr, **settings)
+    from timm.optim import SGDW
+
+    made: torch.optim.Optimizer = SGDW(groups, lr=phase.lr, **settings)
+    return made
 
 
 def adamw(groups: Iterable[dict[str, Any]], phase: GradientPhase) -> torch.optim.Optimizer:
-    """AdamW with torch's betas, https://arxiv.org/abs/1711.05101."""
-    return torch.optim.AdamW(groups, lr=phase.lr)
+    """AdamW, https://arxiv.org/abs/1711.05101."""
+    return torch.optim.AdamW(groups, **adam_settings(phase))
 
 
-def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Give every group its peak LR times the schedule's factor."""
+def set_lr(optimizer: torch.optim.Optimizer, factor: float, progress: float = 0.0) -> None:
+    """Give every group its peak LR times the schedule's factor, and the share of the schedule that is done."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
+        if "progress" in group:
+            group["progress"] = progress
 
 
 def describe_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from finetune.data import AUGMENTATIONS
 from finetune.errors import ConfigError, did_you_mean, must
 from finetune.recipe import ProbeRecipe, Recipe, TrainRecipe, apply_overrides
 from finetune.registry import Registry
+from finetune.solvers import missing_package, optimizer_problems, schedule_problems
 from finetune.strategy.plan import Plan, join_problems, read_tree
 from finetune.training import OPTIMIZERS, SCHEDULES
 
@@ -38,7 +39,12 @@ def read_plan(given: PlanLike, num_stages: int, backbone: str) -> tuple[Plan, st
         text, source = _text(Path(given).expanduser()), f"Plan {os.fspath(given)!r}"
     tree = read_tree(text, source)
     plan, problems = Plan.examine(tree)
-    problems += [*_unknown_names(tree), *_missing_stages(tree, num_stages, backbone), *_order(tree)]
+    problems += [
+        *_unknown_names(tree),
+        *_unsuitable(tree),
+        *_missing_stages(tree, num_stages, backbone),
+        *_order(tree),
+    ]
     if plan is None or problems:
         raise ConfigError(join_problems(problems, source))
     return plan, text
@@ -99,6 +105,21 @@ def _unknown_names(tree: Mapping[str, Any]) -> Iterable[str]:
                 yield must(f"{where}.{key}", f"one of {', '.join(known)}", repr(name)) + did_you_mean(
                     name, known
                 )
+
+
+def _unsuitable(tree: Mapping[str, Any]) -> Iterable[str]:
+    """Arguments that the phase's schedule does not take, and keys that its optimizer does not know."""
+    for where, phase in _phases(tree):
+        arguments, schedule = phase.get("schedule_args", {}), phase.get("schedule", "cosine")
+        if isinstance(arguments, Mapping) and isinstance(schedule, str) and schedule in SCHEDULES:
+            for name, what in schedule_problems(schedule, arguments):
+                yield f"{where}.schedule_args.{name}: {what}"
+        optimizer = phase.get("optimizer", "sgd")
+        if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
+            asked = (phase.get("betas"), phase.get("eps"), phase.get("decoupled"))
+            for key, constraint, got in optimizer_problems(optimizer, *asked):
+                yield must(f"{where}.{key}", constraint, got)
+            yield from filter(None, [missing_package(optimizer)])
 
 
 def _missing_stages(tree: Mapping[str, Any], num_stages: int, backbone: str) -> Iterable[str]:

@@ -97,6 +97,6 @@ def test_a_parameter_claimed_twice_is_refused(tiny: Any) -> None:
 
 
 def test_unknown_optimizer_names_the_nearest(tiny: Any) -> None:
-    phase = tiny.phase(optimizer="adamv")
-    with pytest.raises(ConfigError, match='Did you mean "adamw"'):
+    phase = tiny.phase(optimizer="adagradd")
+    with pytest.raises(ConfigError, match='Did you mean "adagrad"'):
         build_optimizer([], phase)

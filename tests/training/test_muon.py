@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from finetune.pretraining.muon import Muon, is_hidden_matrix, orthogonal
+from finetune.training.muon import Muon, is_hidden_matrix, orthogonal
 
 
 def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,95 @@
+"""A phase's time: the schedule is shortened, changes without a jump, and ends at its end."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune.training.pace import Pace
+from finetune.training.schedule import cosine
+
+
+class Machine:
+    """A clock that moves when work is done, and a run that asks the pace how much there is."""
+
+    def __init__(self, planned: int = 400, per_epoch: int = 40, seconds: float | None = 60.0) -> None:
+        self.now = 100.0
+        self.pace = Pace(planned, per_epoch, seconds, clock=lambda: self.now)
+        self.step, self.rates, self.cost, self.epoch_cost = 0, list[float](), 0.5, 1.0
+        self.factor = cosine(planned, planned // 10)
+
+    def run(self, until: int = 10_000) -> None:
+        self.pace.resume_clock()
+        while self.step < min(until, self.pace.steps(self.step)):
+            self.rates.append(self.factor(self.pace.position(self.step)))
+            self.now += self.cost
+            self.step += 1
+            self.pace.after_step(self.step)
+            if self.step % self.pace.per_epoch == 0 or self.step >= self.pace.steps(self.step):
+                self.now += self.epoch_cost
+                self.pace.after_epoch(self.step)
+
+
+def test_without_a_time_or_with_enough_nothing_changes() -> None:
+    for seconds in (None, 1e4):
+        machine = Machine(seconds=seconds)
+        machine.run()
+        assert machine.step == 400
+        assert machine.pace.cuts == []
+        assert machine.rates == [cosine(400, 40)(step) for step in range(400)]
+
+
+def test_the_schedule_is_shortened_and_comes_to_its_end_in_time() -> None:
+    machine = Machine()
+    machine.run()
+    took = machine.now - 100
+    assert 0.85 * 60 < took <= 60
+    assert machine.step == machine.pace.steps(machine.step) < 400
+    assert max(machine.rates) > 0.99
+    assert machine.rates[-1] == cosine(400, 40)(399)  # the very end of what was planned
+    jumps = [abs(b - a) for a, b in zip(machine.rates, machine.rates[1:])]
+    assert max(jumps) < 0.12  # the warm-up takes 40 of 400 steps, so 11 of 110
+    assert machine.pace.epochs(machine.step) == -(-machine.step // 40)
+    assert "60 s are enough for" in machine.pace.line(machine.step)
+
+
+@pytest.mark.parametrize("factor", [3.0, 0.3])
+def test_a_machine_that_changes_its_mind(factor: float) -> None:
+    machine = Machine(seconds=120.0)
+    machine.run(until=80)
+    machine.cost *= factor
+    machine.run()
+    assert machine.now - 100 <= 121.5  # a step of 1.5 s may be under way when time is up
+    assert machine.now - 100 > 100 or machine.step == 400
+    assert machine.rates[-1] < 0.02
+    jumps = [abs(b - a) for a, b in zip(machine.rates, machine.rates[1:])]
+    assert max(jumps) < 0.15
+
+
+def test_time_for_less_than_a_step_makes_one() -> None:
+    machine = Machine(seconds=0.1)
+    machine.run()
+    assert (machine.step, machine.pace.epochs(1)) == (1, 1)
+
+
+def test_a_resumed_run_takes_the_recorded_choices_at_their_steps() -> None:
+    machine = Machine()
+    machine.run(until=50)
+    assert machine.pace.cuts
+    again = Machine()
+    again.pace.cuts = [list(cut) for cut in machine.pace.cuts]
+    again.cost = 0.1  # would have chosen otherwise
+    again.run(until=machine.pace.cuts[-1][0] + 1)
+    assert again.pace.cuts == machine.pace.cuts
+    assert again.rates == machine.rates[: len(again.rates)]
+
+
+def test_time_of_earlier_attempts_counts() -> None:
+    machine = Machine()
+    machine.run(until=50)
+    again = Machine()
+    again.pace.load_state_dict(machine.pace.state_dict())
+    again.pace.cuts, again.step = machine.pace.cuts, 50
+    again.now += 1000.0 - 1000.0
+    again.run()
+    assert (machine.now - 100) + (again.now - 100) <= 61
+    assert again.rates[-1] == cosine(400, 40)(399)
