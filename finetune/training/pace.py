@@ -118,11 +118,11 @@ class Pace:
             self._choose(step, min(self.planned, step + fit))
 
     def _choose(self, step: int, steps: int) -> None:
-        ahead = (
-            bool(self.cuts) and self.cuts[-1][0] > step
-        )  # an earlier attempt chose, and was killed after it
-        if ahead or steps >= self.steps(step) == self.planned or steps == self.steps(step):
+        # Choices ahead were made before a kill or a return to an earlier state; they hold unless time is up.
+        ahead = sum(at > step for at, _ in self.cuts)
+        if (ahead and steps > step) or steps >= self.steps(step) == self.planned or steps == self.steps(step):
             return
+        del self.cuts[len(self.cuts) - ahead :]
         self.cuts.append([step, steps])
         self.chosen()
 

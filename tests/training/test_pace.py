@@ -89,7 +89,18 @@ def test_time_of_earlier_attempts_counts() -> None:
     again = Machine()
     again.pace.load_state_dict(machine.pace.state_dict())
     again.pace.cuts, again.step = machine.pace.cuts, 50
-    again.now += 1000.0 - 1000.0
     again.run()
     assert (machine.now - 100) + (again.now - 100) <= 61
     assert again.rates[-1] == cosine(400, 40)(399)
+
+
+def test_a_run_put_back_to_an_earlier_state_keeps_its_deadline() -> None:
+    machine = Machine()
+    machine.run(until=20)
+    early = machine.pace.state_dict()
+    machine.run(until=60)
+    machine.step = 20
+    machine.pace.load_state_dict(early)
+    machine.run()
+    assert machine.now - 100 <= 61.5
+    assert machine.pace.cuts[-1][1] == machine.step < 110  # the 40 steps that were undone are missing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
 import signal
@@ -86,14 +85,17 @@ def test_a_copy_goes_on_from_a_saved_state(tiny: Any) -> None:
 
 
 class Words(Listener):
-    def __init__(self, stop_at: int | None = None) -> None:
+    """Keeps messages, stops at a step, and has a clock on which each step takes some seconds."""
+
+    def __init__(self, stop_at: int | None = None, seconds: float = 0.0) -> None:
         self.messages: list[str] = []
-        self.stop_at = stop_at
+        self.stop_at, self.seconds, self.now = stop_at, seconds, 0.0
 
     def on_message(self, text: str) -> None:
         self.messages.append(text)
 
     def on_step(self, row: dict[str, Any]) -> None:
+        self.now += self.seconds
         if row["step"] == self.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -149,18 +151,20 @@ def test_resumed_with_plateau_patience_and_two_optimizers(tiny: Any, tmp_path: P
 def test_a_run_with_too_little_time_is_shortened_and_stays_so(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ticks = itertools.count()
-    monkeypatch.setattr(job_module, "Pace", functools.partial(Pace, clock=lambda: 0.25 * next(ticks)))
+    words = Words(stop_at=8, seconds=0.5)
+    monkeypatch.setattr(job_module, "Pace", functools.partial(Pace, clock=lambda: words.now))
     phase = tiny.phase(epochs=40, train_from=5, augment="none", time=12.0, ema=None)
-    words = Words(stop_at=8)
     with pytest.raises(Interrupted):
         execute(tiny.plan(phase), tiny.backbone(), tiny.bundle(), tiny.recipe(log_every=1), tmp_path, words)
     chosen = facts(tmp_path)["0"]["steps"][0]
     assert chosen[0] < 8
     assert chosen[1] < 160
     assert any("12 s are enough for" in text for text in words.messages)
-    execute(tiny.plan(phase), tiny.backbone(), tiny.bundle(), tiny.recipe(log_every=1), tmp_path, resume=True)
+    words.stop_at = None
+    settings = tiny.recipe(log_every=1)
+    execute(tiny.plan(phase), tiny.backbone(), tiny.bundle(), settings, tmp_path, words, resume=True)
     assert facts(tmp_path)["0"]["steps"][0] == chosen
+    assert words.now <= 12.5
     last = read_metrics(tmp_path)[-1]
     assert last["step"] == last["steps"] < 160
     assert last["lr"] < 0.01 * phase.lr
