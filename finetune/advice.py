@@ -100,6 +100,14 @@ def decide(recipe: Recipe, setup: Setup, listener: Listener) -> Explanation:
     return _explained(plan, decision, recipe, setup, trials)
 
 
+def planned(recipe: Recipe, setup: Setup, listener: Listener) -> tuple[Plan, Decision]:
+    """The plan that ``decide`` comes to where the recipe says which augmentations to avoid; nothing is timed."""
+    from finetune.strategy.auto import choose
+
+    plan, decision = choose(_context(recipe, setup, listener))
+    return spare(plan, recipe.train.avoid or ()), decision
+
+
 def entrants(found: Explanation, recipe: Recipe, setup: Setup, listener: Listener) -> list[tuple[Plan, Cost]]:
     """The plans of the decision and of its neighbours, each with its cost, for a race; the decision's first."""
     ctx, banned = _context(recipe, setup, listener), _banned(recipe, found.trials)

@@ -156,17 +156,10 @@ class Pipeline:
 
     def _finish(self, setup: Setup, plan: Plan, *, resume: bool) -> None:
         from finetune.training.execute import execute
-        from finetune.zoo.create import create_backbone, save_backbone
+        from finetune.zoo.create import save_backbone
 
-        bundle, backbone = setup.bundle, setup.backbone
-        if plan.init == "random" and self.recipe.pretrained:
-            backbone = create_backbone(
-                self.recipe.backbone,
-                pretrained=False,
-                num_classes=len(bundle.classes),
-                image_size=self.recipe.data.image_size,
-                seed=self.recipe.seed,
-            ).to(self.device)
+        bundle = setup.bundle
+        backbone = starting_backbone(plan, self.recipe, bundle, setup.backbone)
         backbone = execute(plan, backbone, bundle, self.recipe, self.folder.path, self.listener, resume)
         backbone.eval()
         save_backbone(backbone, self.folder.model, classes=bundle.classes)
@@ -226,7 +219,7 @@ class Pipeline:
     def _interruptible(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM at any point become Interrupted with what to type next."""
         try:
-            with _sigterm_raises():
+            with sigterm_raises():
                 yield
         except (KeyboardInterrupt, Interrupted) as stop:
             if not self.created:
@@ -238,6 +231,21 @@ class Pipeline:
             if isinstance(stop, Interrupted):
                 raise
             raise Interrupted(f"Stopped. Go on with: {self.folder.go_on}") from None
+
+
+def starting_backbone(plan: Plan, recipe: Recipe, bundle: DataBundle, pretrained: Backbone) -> Backbone:
+    """The network that a plan begins with: the given one, or one of random weights on the same device."""
+    if plan.init != "random" or not recipe.pretrained:
+        return pretrained
+    from finetune.zoo.create import create_backbone
+
+    return create_backbone(
+        recipe.backbone,
+        pretrained=False,
+        num_classes=len(bundle.classes),
+        image_size=recipe.data.image_size,
+        seed=recipe.seed,
+    ).to(next(pretrained.parameters()).device)
 
 
 def trained_parameters(backbone: Backbone, plan: Plan) -> int:
@@ -255,7 +263,7 @@ def trained_parameters(backbone: Backbone, plan: Plan) -> int:
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
+def sigterm_raises() -> Iterator[None]:
     """SIGTERM as KeyboardInterrupt; outside the main thread Python allows no handlers and nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield

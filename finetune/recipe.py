@@ -97,6 +97,8 @@ class ProbeRecipe(_Section):
     mean below a median of 10 images a class."""
     norms: Literal["source", "target", "try"] | None = None
     """Batch norms' statistics: the pretrained ones, re-estimated on the images, or the better; default: source."""
+    fit_on: Literal["train", "train+val"] = "train+val"
+    """Images that a head alone is fitted on: `train` keeps the validation images out, to judge it by them."""
     cache: bool = True
     """Keep features on disk, keyed by image bytes, weights and preprocessing."""
 

@@ -28,7 +28,7 @@ LAYERS = [
     {"race"},
     {"pipeline"},
     {"api"},
-    {"classifier"},
+    {"classifier", "search"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

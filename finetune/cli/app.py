@@ -18,6 +18,7 @@ from finetune.version import __version__
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("finetune.cli.run:run", "Look at the images, decide, train, test: the main job."),
     "resume": ("finetune.cli.run:resume", "Go on with a run that was stopped."),
+    "sweep": ("finetune.cli.sweep:sweep", "Search recipe keys for the best validation figure."),
     "predict": ("finetune.cli.use:predict", "Classify images with a finished run."),
     "evaluate": ("finetune.cli.use:evaluate", "Test a finished run on other labelled images."),
     "export": ("finetune.cli.use:export", "Write the network for timm or other programs."),

@@ -21,7 +21,7 @@ class Linear(Strategy):
             solver=probe.solver,
             combine=probe.combine,
             folds=probe.folds,
-            fit_on="train+val",
+            fit_on=probe.fit_on,
             norms=probe.norms or "source",
         )
         return Plan(

@@ -19,7 +19,7 @@ class Multistage(Strategy):
         probe = ctx.recipe.probe
         phase = ProbePhase(
             name="multi-stage probe", candidates=candidate_stages(ctx.num_stages), solver=probe.solver,
-            combine=probe.combine, folds=probe.folds, fit_on="train+val",
+            combine=probe.combine, folds=probe.folds, fit_on=probe.fit_on,
             norms=probe.norms or "source",
         )  # fmt: skip
         return Plan(

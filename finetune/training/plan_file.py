@@ -55,7 +55,7 @@ def decided_by_plan(recipe: Recipe) -> list[str]:
     keys = ["strategy"] if recipe.strategy != "auto" else []
     keys += ["budget"] if recipe.budget is not None else []
     keys += [f"train.{key}" for key in sorted(recipe.train.model_fields_set - _OF_THE_EXECUTOR)]
-    decided = {"solver", "combine", "folds"}
+    decided = {"solver", "combine", "folds", "fit_on"}
     return keys + [f"probe.{key}" for key in sorted(recipe.probe.model_fields_set & decided)]
 
 
