@@ -138,12 +138,16 @@ def settle(job: Job) -> None:
     asked = job.phase.micro_batch
     if asked == "auto":
         find = largest_that_fits if job.engine.device.type == "cuda" else estimated
-        asked = job.desk.record.once(f"micro-batch of phase {job.index}", lambda: find(job))
+        size = job.desk.record.once(f"micro-batch of phase {job.index}", lambda: find(job))
         job.desk.listener.on_message(
-            f"Batches of {job.phase.batch_size} images go through the network {asked} at a time."
+            f"Batches of {job.phase.batch_size} images go through the network {size} at a time."
         )
-    if asked is not None and asked < job.phase.batch_size:
-        job.micro.limit(asked)
+    elif asked is not None:
+        size = asked
+    else:
+        return
+    if size < job.phase.batch_size:
+        job.micro.limit(size)
 
 
 def largest_that_fits(job: Job) -> int:
