@@ -15,8 +15,10 @@ from finetune.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from finetune.data.imageset import DataBundle, ImageSet
+    from finetune.evaluation.ensembles import Members
     from finetune.evaluation.labelled import Labelled
     from finetune.evaluation.metrics import Scores
     from finetune.evaluation.predict import Prediction
@@ -164,12 +166,30 @@ class Run:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The trained network on the recipe's device, in eval mode."""
-        from finetune import runtime
+        """The trained network on the recipe's device, in eval mode. Raises RunError for an ensemble."""
         from finetune.zoo.create import load_backbone
 
+        if listed := self.folder.members():
+            raise RunError(
+                f"{self.path} is an ensemble of {len(listed)} networks, not one. Use its answers, a member such "
+                f"as {listed[0][0]}, or average the weights: finetune ensemble RUN RUN --soup uniform"
+            )
+        return load_backbone(self.folder.model).to(self._get_ready()).eval()
+
+    def _get_ready(self) -> torch.device:
+        """Threads as the recipe says; the device to put networks on."""
+        from finetune import runtime
+
         runtime.configure_threads(runtime.choose_threads(self.recipe.threads))
-        return load_backbone(self.folder.model).to(runtime.choose_device(self.recipe.device)).eval()
+        return runtime.choose_device(self.recipe.device)
+
+    @cached_property
+    def networks(self) -> Backbone | Members:
+        """What answers: the trained network, or those of an ensemble, each on the recipe's device."""
+        from finetune.evaluation.ensembles import load_members
+
+        listed = self.folder.members()
+        return load_members(listed, self._get_ready()) if listed else self.backbone
 
     def predict(self, images: Iterable[Any]) -> list[Prediction]:
         """An answer for each path, PIL image, array or tensor; unreadable ones carry an ``error``."""
@@ -179,13 +199,13 @@ class Run:
         """Like predict, as a stream."""
         from finetune.evaluation.predict import predict_each
 
-        return predict_each(self.backbone, self.classes, images)
+        return predict_each(self.networks, self.classes, images)
 
     def probabilities(self, images: ImageSet) -> np.ndarray:
         """(N, K) class probabilities of an image set."""
         from finetune.evaluation.predict import predict_images
 
-        return predict_images(self.backbone, images)
+        return predict_images(self.networks, images)
 
     def evaluate(self, data: str | os.PathLike[str] | ImageSet) -> Scores:
         """Accuracy and the rest on other labelled images: a folder per class, or an image set.

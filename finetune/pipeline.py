@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePath
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune import advice, runtime
 from finetune.advice import Setup
@@ -163,21 +163,28 @@ class Pipeline:
         backbone = execute(plan, backbone, bundle, self.recipe, self.folder.path, self.listener, resume)
         backbone.eval()
         save_backbone(backbone, self.folder.model, classes=bundle.classes)
+        facts = self.folder.read_json("training.json")["phases"].get(str(len(plan.phases) - 1), {})
+        if cycles := facts.get("snapshots"):
+            folders = [f"snapshots/{number}" for number in range(1, cycles + 1)]
+            self.folder.write_members("snapshots", [{"model": f, "weight": 1 / cycles} for f in folders])
         self._test(bundle, backbone, plan)
 
     def _test(self, bundle: DataBundle, backbone: Backbone, plan: Plan) -> None:
-        from finetune.evaluation.metrics import score
-        from finetune.evaluation.predict import predict_images
+        from finetune.evaluation.ensembles import load_members, mean_probabilities
+        from finetune.evaluation.metrics import accuracy, score
+        from finetune.evaluation.predict import predict_images, predict_members
         from finetune.evaluation.table import write_predictions
 
         untouched = plan.init == "pretrained" and all(phase.kind == "probe" for phase in plan.phases)
-        probabilities = predict_images(
-            backbone,
-            bundle.test,
-            cache=untouched and self.recipe.probe.cache,
-            threads=self.recipe.data.workers,
-            listener=self.listener,
-        )
+        told: dict[str, Any] = {"threads": self.recipe.data.workers, "listener": self.listener}
+        members: dict[str, Any] = {}
+        if listed := self.folder.members():
+            parts = predict_members(load_members(listed, self.device), bundle.test, **told)
+            probabilities = mean_probabilities(parts, [weight for _, weight in listed])
+            members = {"members": [accuracy(bundle.test.labels, part.argmax(1)) for part in parts]}
+        else:
+            cache = untouched and self.recipe.probe.cache
+            probabilities = predict_images(backbone, bundle.test, cache=cache, **told)
         scores = score(bundle.test.labels, probabilities, bundle.classes)
         names = [bundle.test.name(i) for i in range(len(bundle.test))]
         write_predictions(
@@ -194,7 +201,7 @@ class Pipeline:
             "backbone": self.recipe.backbone,
             "data": bundle.source,
             "classes": list(bundle.classes),
-            "test": scores.to_dict(),
+            "test": {**scores.to_dict(), **members},
             "train_n": len(bundle.train),
             "val_n": len(bundle.val),
             "quarantined": len(bundle.quarantined),

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from finetune.averaging import averaging_problems
 from finetune.errors import ConfigError, did_you_mean, must, nearest
 from finetune.regularise import Regularisers
 from finetune.solvers import OPTIMIZERS, SCHEDULES, optimizer_problems, schedule_problems
@@ -74,6 +75,9 @@ class DataRecipe(_Section):
     """Share of the training images held out for validation where no val/ folder is given."""
     test_fraction: float = Field(0.15, gt=0, lt=0.5)
     """Share of the images held out for the final test where neither val/ nor test/ is given."""
+    split_seed: int | None = Field(None, ge=0, lt=2**32)
+    """Seeds the splits and limit_per_class; default: the recipe's seed. The same in runs of several seeds, they can
+    be compared and put together on one test split."""
     limit_per_class: int | None = Field(None, ge=1)
     """Use at most this many training images of each class (drawn with the seed)."""
     image_size: int | None = Field(None, ge=16, le=1024)
@@ -161,6 +165,14 @@ class _Steps(_Section):
     """Largest global gradient norm; null turns clipping off."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay per step of the exponential moving average of the weights; default: by run length."""
+    swa: float | None = Field(None, gt=0, lt=1)
+    """Share of the epochs, the last ones, whose final weights are averaged, each alike (arXiv 1803.05407);
+    instead of ema. Norms that train are re-estimated at the end."""
+    swa_lr: float = Field(0.5, gt=0, le=1)
+    """Constant learning rate of the epochs that swa averages, as a share of the peak."""
+    snapshots: int | None = Field(None, ge=2)
+    """Cosine cycles, each of which leaves a network; the mean of their probabilities answers (arXiv 1704.00109).
+    Instead of ema and swa, and without the safety net."""
     augment: Literal["none", "light", "standard", "strong"] | None = None
     """Augmentation policy; default: by amount of data."""
     avoid: tuple[Literal["flip", "crop", "colour", "rotation"], ...] | None = None
@@ -289,6 +301,8 @@ class Recipe(_Section):
             recipe = cls.model_validate(tree)
         except ValidationError as error:
             problems = [_problem(cls, item) for item in error.errors()] + problems
+        train = tree.get("train")
+        problems += averaging_problems(train, "train.") if isinstance(train, Mapping) else []
         if problems:
             raise ConfigError(_join(problems, source))
         return recipe

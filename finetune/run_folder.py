@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle
 
 ROOT = Path("runs")
+ENSEMBLE = "ensemble.json"
 _MARK = "recipe.yaml"  # what makes a folder a run
 
 
@@ -83,7 +85,7 @@ class RunFolder:
         """splits.csv and quarantine.csv: who is where, and what was set aside."""
         from finetune.evaluation.table import write_rows
 
-        write_rows(self.path / "splits.csv", ("image", "label", "split"), _split_rows(bundle))
+        write_rows(self.path / "splits.csv", ("image", "label", "split", "fingerprint"), _split_rows(bundle))
         aside = [(q.path, q.reason) for q in bundle.quarantined]
         write_rows(self.path / "quarantine.csv", ("image", "reason"), aside)
 
@@ -94,7 +96,9 @@ class RunFolder:
         path = self.path / "splits.csv"
         if not path.is_file():
             return  # stopped before it was written, and so before anything was trained
-        before, now = set(read_rows(path)), set(_split_rows(bundle))
+        before = set(read_rows(path))
+        columns = min(map(len, before), default=0)  # older runs kept no fingerprints
+        now = {row[:columns] for row in _split_rows(bundle)}
         if before != now:
             gone, new = sorted(before - now), sorted(now - before)
             raise RunError(
@@ -123,9 +127,34 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the result and the network are there."""
+        """Whether the result and the network, or all networks of an ensemble, are there."""
         files = ("config.json", "model.safetensors")
-        return (self.path / "result.json").is_file() and all((self.model / f).is_file() for f in files)
+        networks = [folder for folder, _ in self.members()] or [self.model]
+        return (self.path / "result.json").is_file() and all(
+            (n / f).is_file() for n in networks for f in files
+        )
+
+    def members(self) -> list[tuple[Path, float]]:
+        """The model folders whose mean probability answers, and the weight of each; none for a single network.
+
+        Raises RunError where ensemble.json is broken.
+        """
+        if not (self.path / ENSEMBLE).is_file():
+            return []
+        try:
+            listed = self.read_json(ENSEMBLE)["members"]
+            found = [(self.path / str(one["model"]), float(one["weight"])) for one in listed]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{self.path / ENSEMBLE} cannot be read: {type(error).__name__}: {error}."
+            ) from None
+        if not found or not all(weight > 0 for _, weight in found):
+            raise RunError(must(str(self.path / ENSEMBLE), "members with weights > 0", listed))
+        return found
+
+    def write_members(self, kind: str, members: Sequence[dict[str, Any]]) -> None:
+        """ensemble.json. Each member: ``model``, its folder below this one; ``weight``; whatever else is known."""
+        self.write_json(ENSEMBLE, {"kind": kind, "members": list(members)})
 
     @property
     def go_on(self) -> str:
@@ -218,10 +247,10 @@ def _header(path: Path, plan: bool) -> str:
 
 
 def _split_rows(bundle: DataBundle) -> list[tuple[str, ...]]:
-    """(image, label, split) of every image."""
+    """(image, label, split, fingerprint in hexadecimal) of every image."""
     parts = {"train": bundle.train, "val": bundle.val, "test": bundle.test}
     return [
-        (part.name(i), part.classes[part.labels[i]], split)
+        (part.name(i), part.classes[part.labels[i]], split, part.fingerprint(i).hex())
         for split, part in parts.items()
         for i in range(len(part))
     ]

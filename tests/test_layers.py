@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "finetune"
 # Lower layers first; rooms of one layer may not import each other.
 LAYERS = [
     {"errors", "version"},
-    {"registry", "files", "resources", "events", "regularise"},
+    {"registry", "files", "resources", "events", "regularise", "averaging"},
     {"solvers"},
     {"recipe", "runtime"},
     {"data"},
@@ -28,7 +28,7 @@ LAYERS = [
     {"race"},
     {"pipeline"},
     {"api"},
-    {"classifier", "search"},
+    {"classifier", "search", "ensemble"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

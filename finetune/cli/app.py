@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("finetune.cli.sweep:sweep", "Search recipe keys for the best validation figure."),
     "predict": ("finetune.cli.use:predict", "Classify images with a finished run."),
     "evaluate": ("finetune.cli.use:evaluate", "Test a finished run on other labelled images."),
+    "ensemble": ("finetune.cli.ensemble:ensemble", "Put finished runs together: answers, weights, bags."),
     "export": ("finetune.cli.use:export", "Write the network for timm or other programs."),
     "strategy": ("finetune.cli.strategy:strategy", "What can be done, and which of it to do: ls, advise."),
     "zoo": ("finetune.cli.zoo:zoo", "The pretrained backbones: ls, show."),

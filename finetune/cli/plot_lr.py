@@ -34,12 +34,14 @@ def plot_lr(
     from finetune.report.lr_curve import as_picture, as_text
     from finetune.solvers import SCHEDULES
     from finetune.strategy.schedule import batches, default_epochs, warmup_share
+    from finetune.training.averaging import averaged_schedule
     from finetune.training.schedule import warmup_steps
 
     if steps is not None and images is not None:
         raise ConfigError(must("--steps and --images", "given one at a time", "both"))
     train = asked_for(overrides, data=None, recipe=recipe).train
     length = f"{steps} steps"
+    epochs = min(train.epochs or 20, steps or 20)
     if steps is None:
         n = images or _IMAGES
         batch = math.prod(batches(train, n))
@@ -47,7 +49,8 @@ def plot_lr(
         steps = epochs * math.ceil(n / batch)
         length = f"{epochs} epochs of {n:,} images in steps of {batch}: {steps:,} steps"
     warmup = warmup_steps(warmup_share(train), steps)
-    factor = SCHEDULES.get(train.schedule)(steps, warmup, **train.schedule_args)
+    usual = SCHEDULES.get(train.schedule)(steps, warmup, **train.schedule_args)
+    factor = averaged_schedule(train, usual, epochs, max(1, steps // epochs), warmup_share(train))
     peak = train.lr or 1.0
     shown = sorted({*range(0, steps, max(1, steps // _POINTS)), max(0, warmup - 1), steps - 1})
     rates = [peak * factor(step) for step in shown]
@@ -66,6 +69,9 @@ def plot_lr(
         screen.bullet(
             "The peak follows from the backbone: usually a tenth of its source's rate. train.lr=... sets it."
         )
+    if train.swa is not None or train.snapshots is not None:
+        kept = "swa averages the last epochs" if train.swa is not None else f"{train.snapshots} snapshots"
+        screen.bullet(f"As it is with {kept}.")
     if train.schedule == "plateau":
         screen.bullet("Drawn without a plateau: the factor falls as the validation numbers say.")
     if train.optimizer == "adam-then-sgd":

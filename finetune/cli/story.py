@@ -138,10 +138,11 @@ class Story(Listener):
             return
         screen.heading("Next")
         run = shlex.quote(str(path))
+        several = "members" in result["test"]  # an ensemble has no single network to export
         for command in (
             f"finetune predict {run} IMAGE...",
             f"finetune evaluate {run} --data DIR",
-            f"finetune export {run} --format safetensors --out DIR",
+            *([] if several else [f"finetune export {run} --format safetensors --out DIR"]),
         ):
             screen.say_long(f"  {command}")
 

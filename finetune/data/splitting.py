@@ -49,6 +49,7 @@ def split_sets(
     Raises:
         DataError: too few images for a validation or a test set.
     """
+    seed = seed if recipe.split_seed is None else recipe.split_seed
     told = list(notes)
     called = dict(names or {})
     main = "all" if "all" in given else "train"

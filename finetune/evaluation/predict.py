@@ -19,6 +19,7 @@ from finetune.data.datasets import as_image
 from finetune.data.decode import open_rgb
 from finetune.data.imageset import ImageSet
 from finetune.errors import DataError
+from finetune.evaluation.ensembles import Members, mean_probabilities
 from finetune.events import Listener
 from finetune.features.extract import extract
 from finetune.zoo.backbone import Backbone
@@ -27,18 +28,22 @@ _CHUNK = 256  # loose images held in memory at once
 
 
 def predict_images(
-    backbone: Backbone,
+    backbone: Backbone | Members,
     images: ImageSet,
     *,
     cache: bool = False,
     threads: int | Literal["auto"] = "auto",
     listener: Listener | None = None,
 ) -> np.ndarray:
-    """(N, K) float32 softmax probabilities, computed on the device that the backbone is on.
+    """(N, K) float32 softmax probabilities, computed on the device that the backbone is on; of several
+    networks their weighted mean.
 
     ``cache`` keeps the features on disk: right while the backbone is still the pretrained one, so that the
     same test images pass it once for all strategies and seeds; wasted on a finetuned one.
     """
+    if isinstance(backbone, Members):
+        parts = predict_members(backbone, images, cache=cache, threads=threads, listener=listener)
+        return mean_probabilities(parts, backbone.weights)
     if len(images) == 0:
         return np.zeros((0, backbone.num_classes), np.float32)
     told = listener or Listener()
@@ -54,6 +59,21 @@ def predict_images(
         progress=lambda done, total: told.on_progress("testing", done, total),
     )
     return head_probabilities(backbone, np.concatenate([found.taps[i] for i in backbone.head_taps], axis=1))
+
+
+def predict_members(
+    members: Members,
+    images: ImageSet,
+    *,
+    cache: bool = False,
+    threads: int | Literal["auto"] = "auto",
+    listener: Listener | None = None,
+) -> list[np.ndarray]:
+    """(N, K) probabilities of each member by itself; arguments as for ``predict_images``."""
+    return [
+        predict_images(one, images, cache=cache, threads=threads, listener=listener)
+        for one in members.networks
+    ]
 
 
 def head_probabilities(backbone: Backbone, features: np.ndarray) -> np.ndarray:
@@ -103,7 +123,7 @@ class LooseImages(ImageSet):
 
 
 def predict_each(
-    backbone: Backbone,
+    backbone: Backbone | Members,
     classes: tuple[str, ...],
     sources: Iterable[Any],
     *,

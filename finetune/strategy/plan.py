@@ -117,6 +117,14 @@ class _Steps(_Frozen):
     """Share of the label that is spread over the other classes."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of the exponential moving average of the weights, per step; None turns it off."""
+    swa: float | None = Field(None, gt=0, lt=1)
+    """Share of the epochs, the last ones, whose final weights are averaged, each alike (SWA, arXiv 1803.05407);
+    None turns it off. Instead of ema; norms that train are re-estimated at the end."""
+    swa_lr: float = Field(0.5, gt=0, le=1)
+    """Constant learning rate of the averaged epochs, as a share of the peak; reached within one epoch."""
+    snapshots: int | None = Field(None, ge=2)
+    """Cosine cycles the epochs are divided into; the network is kept at the end of each, and the answer is the
+    mean of their probabilities (arXiv 1704.00109). Instead of ema and swa, and without blend."""
     augment: str = "standard"
     """Augmentation policy of the training images: none, light, standard or strong."""
     avoid: tuple[Literal["flip", "crop", "colour", "rotation"], ...] = ()

@@ -48,6 +48,8 @@ def gradient_phase(
         depth = max(1, ctx.last - train_from)
         decay = decay_over_depth ** (1.0 / depth)
     epochs = asked.epochs or default_epochs(ctx.n_train, batch * accumulate, epochs_factor)
+    epochs = max(epochs, asked.snapshots or 1)
+    averaged = asked.swa is not None or asked.snapshots is not None
     steps = epochs * math.ceil(ctx.n_train / (batch * accumulate))
     weight_decay = asked.weight_decay
     if weight_decay is None:
@@ -81,7 +83,11 @@ def gradient_phase(
         micro_batch="auto" if asked.batch_size == "auto" else None,
         clip_grad=asked.clip_grad,
         label_smoothing=(0.1 if regularise else 0.0) if smoothing is None else smoothing,
-        ema=asked.ema if "ema" in asked.model_fields_set else default_ema(steps),
+        ema=asked.ema if "ema" in asked.model_fields_set or averaged else default_ema(steps),
+        swa=asked.swa,
+        swa_lr=asked.swa_lr,
+        snapshots=asked.snapshots,
+        keep="last" if averaged else "best",
         augment=asked.augment or default_augment(ctx.n_train),
         batch_norm="frozen" if card.freeze_norms else norms,
         **{key: getattr(asked, key) for key in Regularisers.model_fields},

@@ -27,8 +27,8 @@ def tuned_plan(ctx: Context, strategy: str, tune: GradientPhase, why: str) -> Pl
     few = ctx.n_val < FEW_TO_VALIDATE
     tune = tune.model_copy(
         update={
-            "keep": ctx.train.keep or ("last" if few else "best"),
-            "blend": BLEND if ctx.train.safety_net and ctx.n_val else (),
+            "keep": ctx.train.keep or ("last" if few else tune.keep),
+            "blend": BLEND if ctx.train.safety_net and ctx.n_val and not tune.snapshots else (),
         }
     )
     phases: tuple[Phase, ...] = (head, tune)

@@ -9,7 +9,7 @@ TensorFlow's ``ExponentialMovingAverage(num_updates=...)``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -26,32 +26,41 @@ def decay_at(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-class Average:
-    """The moving average of named tensors that training changes. ``decay=None`` is no average at all."""
+class WeightAverage:
+    """Some mean of named tensors that training changes; what follows it decides which. This one keeps none.
 
-    def __init__(self, trained: dict[str, Tensor], decay: float | None) -> None:
-        self.decay, self.steps = decay, 0
-        self._live = trained if decay is not None else {}
-        self._floats = [name for name, tensor in self._live.items() if tensor.is_floating_point()]
-        self._counters = [name for name, tensor in self._live.items() if not tensor.is_floating_point()]
-        self._mean = {name: tensor.detach().clone() for name, tensor in self._live.items()}
+    ``update`` comes after each optimizer step and ``close_epoch`` after the last step of an epoch; inside
+    ``applied`` the model holds the mean.
+    """
 
-    @torch.no_grad()
+    def __init__(self, trained: dict[str, Tensor]) -> None:
+        self.steps = 0
+        """How many sets of weights went into the mean."""
+        self._live = trained
+        self._floats = [name for name, tensor in trained.items() if tensor.is_floating_point()]
+        self._counters = [name for name, tensor in trained.items() if not tensor.is_floating_point()]
+        self._mean = {name: tensor.detach().clone() for name, tensor in trained.items()}
+
     def update(self) -> None:
-        """Take the current weights in; call after each optimizer step."""
-        if self.decay is None:
-            return
-        if self._floats:
-            blend = get_ema_multi_avg_fn(decay_at(self.steps, self.decay))  # type: ignore[no-untyped-call]
-            live = [self._live[name].detach() for name in self._floats]
-            blend([self._mean[name] for name in self._floats], live, self.steps)
-        for name in self._counters:
-            self._mean[name].copy_(self._live[name])
-        self.steps += 1
+        """An optimizer step is done."""
+
+    def close_epoch(self, epoch: int, place: float) -> None:
+        """Epoch number ``epoch``, counted from 1, is done. A resumed run may say so twice.
+
+        ``place`` is where that is in the planned epochs: ``epoch`` itself, or further where time shortened them.
+        """
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is a mean to apply."""
+        return bool(self._live)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside the block the model holds the average; afterwards its own weights again, bit for bit."""
+        """Inside the block the model holds the mean; afterwards its own weights again, bit for bit."""
+        if not self.holds:
+            yield
+            return
         self._swap()
         try:
             yield
@@ -65,8 +74,18 @@ class Average:
             live.copy_(self._mean[name])
             self._mean[name].copy_(kept)
 
+    @torch.no_grad()
+    def _take_in(self, blend: Callable[[list[Tensor], list[Tensor], int], None]) -> None:
+        """Blend the present weights into the mean, counters as they are."""
+        if self._floats:
+            live = [self._live[name].detach() for name in self._floats]
+            blend([self._mean[name] for name in self._floats], live, self.steps)
+        for name in self._counters:
+            self._mean[name].copy_(self._live[name])
+        self.steps += 1
+
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and the step count."""
+        """Tensors and the count."""
         return {"steps": self.steps, "mean": dict(self._mean)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -74,3 +93,16 @@ class Average:
         self.steps = int(state["steps"])
         for name, tensor in state["mean"].items():
             self._mean[name].copy_(tensor)
+
+
+class Average(WeightAverage):
+    """The exponential moving average. ``decay=None`` is no average at all."""
+
+    def __init__(self, trained: dict[str, Tensor], decay: float | None) -> None:
+        super().__init__(trained if decay is not None else {})
+        self.decay = decay
+
+    def update(self) -> None:
+        """Take the current weights in; call after each optimizer step."""
+        if self.decay is not None:
+            self._take_in(get_ema_multi_avg_fn(decay_at(self.steps, self.decay)))  # type: ignore[no-untyped-call]

@@ -30,7 +30,7 @@ from finetune.training.job import Desk, Job, load_model_state, model_state, trai
 from finetune.training.loop import fit
 from finetune.training.metrics_log import MetricsLog
 from finetune.training.micro_batch import settle, shrinking
-from finetune.training.norms import norms_line, reestimate, restore, statistics
+from finetune.training.norms import moving, norms_line, reestimate, restore, statistics
 from finetune.training.optim import describe_groups, param_groups, summary_lines
 from finetune.training.precision import Precision, choose_precision
 from finetune.training.record import Record
@@ -267,6 +267,12 @@ class _Work:
         facts["epochs"] = job.progress.epoch
         if job.watch.reason is not None:
             facts["stopped"] = job.watch.reason
+        if phase.snapshots is not None:
+            facts["snapshots"] = job.average.steps
+        if phase.swa is not None and (layers := moving(backbone)):
+            threads = worker_count(self.recipe.data.workers)
+            reestimate(backbone, self._bundle(phase).train, self.device, threads, seed, layers)
+            self.listener.on_message("Batch norms of the averaged network re-estimated on the training images.")
         if job.best is not None:
             best = job.best
             facts["best"] = {"epoch": best.epoch, "val_accuracy": best.accuracy, "val_loss": best.loss}

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from finetune.errors import Interrupted
 from finetune.strategy.plan import GradientPhase
 from finetune.training import SCHEDULES
+from finetune.training.averaging import average_of, averaged_schedule
 from finetune.training.checkpoint import Best, Checkpoints, Good, rng_state, set_rng_state
-from finetune.training.ema import Average
 from finetune.training.engine import Engine
 from finetune.training.feed import Feed
 from finetune.training.interrupt import StopRequest
@@ -94,7 +94,9 @@ class Job:
         groups = param_groups(backbone, phase)
         self.optimizer = build_optimizer(groups, phase)
         engine.prepare(self.optimizer)
-        self.average = Average(trained_tensors(backbone), phase.ema)
+        self.average = average_of(
+            phase, backbone, trained_tensors(backbone), desk.checkpoints.folder.parent, feed.classes
+        )
         self.criterion = build_loss(phase, feed.train_labels, feed.classes).to(engine.device)
         self.penalty = Penalty(groups, phase, desk.reference)
         self.meter = Meter(engine.device)
@@ -108,9 +110,10 @@ class Job:
         self.watch = Watch(phase)
         self.most_epochs: int | None = None
         """Stop after so many epochs, because an earlier phase did."""
-        self._factor: Schedule = SCHEDULES.get(phase.schedule)(
+        usual: Schedule = SCHEDULES.get(phase.schedule)(
             planned, warmup_steps(phase.warmup, planned), **phase.schedule_args
         )
+        self._factor = averaged_schedule(phase, usual, phase.epochs, per_epoch, phase.warmup)
         self._saved_at = self._shown_at = self._started = time.perf_counter()
         self._save_cost = 0.0
         self._first_step = 0
@@ -185,6 +188,14 @@ class Job:
         if self.best is None or latest or self.best.beaten_by(accuracy, loss):
             tensors = {n: t.detach().to("cpu", copy=True) for n, t in trained_tensors(self.backbone).items()}
             self.best = Best(self.index, epoch, accuracy, loss, tensors)
+
+    def close_epoch(self) -> None:
+        """An epoch's last step is done: the average may take the weights in."""
+        step = (
+            self.progress.step
+        )  # the place in the planned schedule counts: a shortened one has fewer epochs
+        place = (self.pace.position(step - 1) + 1) / self.pace.per_epoch
+        self.average.close_epoch(self.progress.epoch + 1, place)
 
     def end_epoch(self, scores: Scores | None) -> None:
         """Log the epoch and make the next one current."""

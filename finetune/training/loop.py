@@ -24,6 +24,7 @@ def fit(job: Job) -> None:
         while not job.over:
             with recovering(job):
                 train_epoch(job, job.progress.epoch)
+                job.close_epoch()
                 with job.average.applied():
                     scores = evaluate(job)
                     job.keep_best(scores, job.progress.epoch + 1)

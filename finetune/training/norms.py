@@ -33,6 +33,15 @@ def statistics(backbone: Backbone) -> list[dict[str, Tensor]]:
     return [{name: t.clone() for name, t in m.named_buffers(recurse=False)} for m in norms_of(backbone)]
 
 
+def moving(backbone: Backbone) -> list[nn.modules.batchnorm._NormBase]:
+    """Those whose running statistics training moves: neither frozen nor below the frozen stages."""
+    mode = backbone.training
+    backbone.train()
+    found = [module for module in norms_of(backbone) if module.training]
+    backbone.train(mode)
+    return found
+
+
 @torch.no_grad()
 def restore(backbone: Backbone, saved: list[dict[str, Tensor]]) -> None:
     """The inverse of ``statistics``, bit for bit."""
@@ -43,14 +52,21 @@ def restore(backbone: Backbone, saved: list[dict[str, Tensor]]) -> None:
 
 @torch.inference_mode()
 def reestimate(
-    backbone: Backbone, images: ImageSet, device: torch.device, threads: int, seed: int = 0
+    backbone: Backbone,
+    images: ImageSet,
+    device: torch.device,
+    threads: int,
+    seed: int = 0,
+    layers: list[nn.modules.batchnorm._NormBase] | None = None,
 ) -> bool:
     """Replace every running statistic by its mean over batches of these images, in an order drawn by ``seed``.
+
+    ``layers``: only theirs; None: all of the network's.
 
     Batches of 64, the images as evaluation sees them; a rest of fewer than 64 is left out where there are whole
     batches. False, and nothing changed, where the network has no such layers or there are under two images.
     """
-    layers = norms_of(backbone)
+    layers = norms_of(backbone) if layers is None else layers
     if not layers or len(images) < 2:
         return False
     # In the order of the folder a batch would hold one class, and its variance would lack that between classes.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune.averaging import averaging_problems
 from finetune.data import AUGMENTATIONS
 from finetune.errors import ConfigError, did_you_mean, must
 from finetune.recipe import ProbeRecipe, Recipe, TrainRecipe, apply_overrides
@@ -45,6 +46,8 @@ def read_plan(given: PlanLike, num_stages: int, backbone: str) -> tuple[Plan, st
         *_missing_stages(tree, num_stages, backbone),
         *_order(tree),
     ]
+    for where, phase in _phases(tree):
+        problems += averaging_problems(phase, f"{where}.")
     if plan is None or problems:
         raise ConfigError(join_problems(problems, source))
     return plan, text

@@ -72,6 +72,12 @@ def merge(backbone: Backbone, names: tuple[str, ...]) -> None:
         del backbone.model.peft_config
 
 
+def adapted_layers(backbone: Backbone) -> tuple[str, ...]:
+    """Names of the layers that have adapters beside them now."""
+    suffix = ".base_layer"
+    return tuple(name.removesuffix(suffix) for name, _ in backbone.model.named_modules() if name.endswith(suffix))
+
+
 def targets(backbone: Backbone, names: tuple[str, ...]) -> dict[str, Tensor]:
     """The weights that merging will have changed, under the names that they have in the plain network."""
     tensors = {}
