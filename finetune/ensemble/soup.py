@@ -112,6 +112,7 @@ def _kind(candidate: Candidate) -> dict[str, Any]:
         "arguments": config["model_args"],
         "pretrained weights": ours["card"]["name"],
         "image size": ours["image_size"],
-        "head": ours.get("head", "linear"),
+        "bottleneck": ours.get("bottleneck"),
+        "pooling": ours.get("pooling"),
         "head's stages": ours["head_taps"],
     }
