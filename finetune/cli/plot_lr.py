@@ -34,7 +34,7 @@ def plot_lr(
     from finetune.report.lr_curve import as_picture, as_text
     from finetune.solvers import SCHEDULES
     from finetune.strategy.schedule import batches, default_epochs, warmup_share
-    from finetune.training.averaging import averaged_schedule
+    from finetune.training.averaged_schedule import averaged_schedule
     from finetune.training.schedule import warmup_steps
 
     if steps is not None and images is not None:

@@ -1,14 +1,14 @@
-"""Which weights a gradient phase keeps beside those of its last step, and the learning rate that goes with them."""
+"""Which weights a gradient phase keeps beside those of its last step."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from finetune.training.averaged_schedule import cycle_ends, first_averaged
 from finetune.training.ema import Average, WeightAverage
-from finetune.training.schedule import Schedule, warmup_steps
-from finetune.training.snapshots import FOLDER, Snapshots, cycle_ends, cyclic_cosine
-from finetune.training.swa import SwaAverage, first_averaged, swa_schedule
+from finetune.training.snapshots import FOLDER, Snapshots
+from finetune.training.swa import SwaAverage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,29 +29,3 @@ def average_of(
     if phase.snapshots is not None:
         return Snapshots(backbone, cycle_ends(phase.epochs, phase.snapshots), run / FOLDER, classes)
     return Average(trained, phase.ema)
-
-
-class Keys(Protocol):
-    """What of a phase, or of a recipe's ``train``, bears on the schedule."""
-
-    @property
-    def swa(self) -> float | None: ...
-    @property
-    def swa_lr(self) -> float: ...
-    @property
-    def snapshots(self) -> int | None: ...
-
-
-def averaged_schedule(keys: Keys, usual: Schedule, epochs: int, per_epoch: int, warmup: float) -> Schedule:
-    """The learning rate: ``usual``, or what the average that is asked for makes of it.
-
-    ``per_epoch`` steps in each of the ``epochs`` that are planned; ``warmup`` is a share of the steps, here of the
-    first cycle's.
-    """
-    if keys.swa is not None:
-        first = first_averaged(epochs, keys.swa) - 1
-        return swa_schedule(usual, first * per_epoch, per_epoch, keys.swa_lr)
-    if keys.snapshots is not None:
-        ends = tuple(end * per_epoch for end in cycle_ends(epochs, keys.snapshots))
-        return cyclic_cosine(ends, warmup_steps(warmup, ends[0]))
-    return usual

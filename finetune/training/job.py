@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from finetune.errors import Interrupted
 from finetune.strategy.plan import GradientPhase
 from finetune.training import SCHEDULES
-from finetune.training.averaging import average_of, averaged_schedule
+from finetune.training.averaged_schedule import averaged_schedule
+from finetune.training.averaging import average_of
 from finetune.training.checkpoint import Best, Checkpoints, Good, rng_state, set_rng_state
 from finetune.training.engine import Engine
 from finetune.training.feed import Feed

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.training.ema import WeightAverage
-from finetune.training.schedule import Schedule, cosine
 from finetune.zoo.adapters import adapted_layers, merge
 from finetune.zoo.create import save_backbone
 
@@ -21,38 +20,6 @@ if TYPE_CHECKING:
 
 FOLDER = "snapshots"
 """Below the run folder; each snapshot is a model folder named by its number, from 1."""
-
-
-def cycle_ends(epochs: int, cycles: int) -> tuple[int, ...]:
-    """The epochs, counted from 1, that end a cycle: as equally long as whole epochs allow.
-
-    >>> cycle_ends(20, 5), cycle_ends(7, 3), cycle_ends(2, 2)
-    ((4, 8, 12, 16, 20), (2, 5, 7), (1, 2))
-    """
-    cycles = min(cycles, epochs)  # a shortened schedule may have fewer
-    return tuple(round((i + 1) * epochs / cycles) for i in range(cycles))
-
-
-def cyclic_cosine(ends: tuple[int, ...], warmup: int = 0) -> Schedule:
-    """A cosine from the peak to 0 in each cycle; ``ends`` are the steps at which one is over.
-
-    Equation 2 of the paper. Only the first cycle has a warm-up. Unlike those of ``sgdr`` the cycles end where
-    epochs do, at which the network is kept.
-
-    >>> lr = cyclic_cosine((4, 8))
-    >>> [round(lr(step), 3) for step in range(8)]
-    [1.0, 0.854, 0.5, 0.146, 1.0, 0.854, 0.5, 0.146]
-    """
-    starts = (0, *ends[:-1])
-    cycles = [
-        cosine(end - start, warmup if start == 0 else 0) for start, end in zip(starts, ends, strict=True)
-    ]
-
-    def factor(step: float) -> float:
-        number = next((i for i, end in enumerate(ends) if step < end), len(ends) - 1)
-        return cycles[number](step - starts[number])
-
-    return factor
 
 
 class Snapshots(WeightAverage):

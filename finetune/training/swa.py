@@ -8,43 +8,12 @@ averaged alike, for the scores on the way; at the end they are estimated anew wh
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 
 from finetune.training.ema import WeightAverage
-from finetune.training.schedule import Schedule
-
-
-def first_averaged(epochs: int, share: float) -> int:
-    """The first epoch, counted from 1, whose weights are averaged; there is always one before it, if any.
-
-    >>> [first_averaged(epochs, 0.25) for epochs in (20, 10, 2, 1)], first_averaged(10, 0.99)
-    ([16, 8, 2, 1], 2)
-    """
-    averaged = math.ceil(share * epochs - 1e-9)
-    return max(1, epochs - max(1, min(averaged, epochs - 1)) + 1)
-
-
-def swa_schedule(before: Schedule, first: int, anneal: int, level: float) -> Schedule:
-    """``before`` up to step ``first``; from there half a cosine over ``anneal`` steps to ``level``, which stays.
-
-    >>> lr = swa_schedule(lambda step: 1.0, first=4, anneal=4, level=0.5)
-    >>> [round(lr(step), 3) for step in (3, 4, 6, 8, 20)]
-    [1.0, 1.0, 0.75, 0.5, 0.5]
-    """
-    if first == 0:
-        return before
-
-    def factor(step: float) -> float:
-        if step < first:
-            return before(step)
-        way = (1 - math.cos(math.pi * min(1.0, (step - first) / max(1, anneal)))) / 2
-        return level * way + before(first - 1) * (1 - way)
-
-    return factor
 
 
 class SwaAverage(WeightAverage):

@@ -15,8 +15,9 @@ import torch
 from finetune.api import open_run, resume, run
 from finetune.errors import Interrupted, RunError
 from finetune.events import Listener
+from finetune.training.averaged_schedule import cycle_ends, cyclic_cosine
 from finetune.training.execute import execute
-from finetune.training.snapshots import Snapshots, cycle_ends, cyclic_cosine
+from finetune.training.snapshots import Snapshots
 from finetune.zoo.create import load_backbone
 
 

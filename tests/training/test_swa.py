@@ -15,11 +15,12 @@ from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 from finetune.errors import ConfigError, Interrupted
 from finetune.events import Listener
 from finetune.recipe import Recipe
+from finetune.training.averaged_schedule import first_averaged, swa_schedule
 from finetune.training.execute import execute
 from finetune.training.norms import moving, reestimate
 from finetune.training.plan_file import read_plan
 from finetune.training.schedule import cosine
-from finetune.training.swa import SwaAverage, first_averaged, swa_schedule
+from finetune.training.swa import SwaAverage
 
 
 def network() -> torch.nn.Module:
