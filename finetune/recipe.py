@@ -243,7 +243,7 @@ class _Steps(_Section):
         """Where the recipe leaves the optimizer to the card, the plan is checked instead."""
         optimizer = info.data.get("optimizer")
         for _, constraint, _ in (
-            optimizer_problems(optimizer, **{info.field_name: value}) if optimizer else ()
+            optimizer_problems(optimizer, **{str(info.field_name): value}) if optimizer else ()
         ):
             raise ValueError(f"must be {constraint}")
         return value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from finetune.strategy.context import Context
 from finetune.strategy.first_head import first_head
 from finetune.strategy.plan import GradientPhase, Phase, Plan, ProbePhase
@@ -34,7 +36,11 @@ def tuned_plan(ctx: Context, strategy: str, tune: GradientPhase, why: str) -> Pl
     phases: tuple[Phase, ...] = (head, tune)
     if refits(ctx) and isinstance(head, ProbePhase):
         both = {"fit_on": "train+val"}
-        again = {"name": f"{tune.name}, refit", "keep": "last", "blend": "earlier" if tune.blend else ()}
+        again: dict[str, Any] = {
+            "name": f"{tune.name}, refit",
+            "keep": "last",
+            "blend": "earlier" if tune.blend else (),
+        }
         if tune.patience is not None or tune.stop_at is not None:
             again |= {"patience": "earlier", "stop_at": None}
         if tune.time is not None:  # what an image takes is the same in both
