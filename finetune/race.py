@@ -214,6 +214,7 @@ def _lap(
     from finetune.training.execute import execute
 
     folder.mkdir(parents=True, exist_ok=True)
+    recipe = recipe.override("train.preflight=false")  # the run that follows has its own
     try:
         plan = shortened(entrant.plan, share)
         backbone = execute(

@@ -50,6 +50,27 @@ def seconds_of(value: Any) -> Any:
         raise ValueError("must be a time such as 90s, 10m or 1.5h") from None
 
 
+def rate_or_auto(value: Any) -> Any:
+    """A learning rate as a float, ``auto`` and None as they are; one message for everything else.
+
+    >>> rate_or_auto("0.1"), rate_or_auto("auto")
+    (0.1, 'auto')
+    """
+    if value is None or value == "auto":
+        return value
+    try:
+        number = None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or not number < float("inf"):
+        raise ValueError("must be a number greater than 0, or auto")
+    if number <= 0:
+        raise ValueError("must be greater than 0")
+    if number > 1000:
+        raise ValueError("must be less than or equal to 1000")
+    return number
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -118,10 +139,11 @@ class _Steps(_Section):
     """Micro-batches per optimizer step."""
     effective_batch: int | None = Field(None, ge=1)
     """Images per optimizer step, which learning rates are scaled to; default: batch_size * accumulate, 64 with auto."""
-    lr: float | None = Field(None, gt=0, le=1000)
-    """Peak learning rate of the body; default: 1/10 of the card's source LR, scaled to the batch."""
+    lr: Annotated[float | Literal["auto"] | None, BeforeValidator(rate_or_auto)] = None
+    """Peak learning rate of the body; default: 1/10 of the card's source LR, scaled to the batch; auto: found by
+    a range test (arXiv 1506.01186) when the phase begins, ratios between groups as they would be."""
     head_lr: float | None = Field(None, gt=0, le=1000)
-    """Peak learning rate of the head; default: 10x the body's."""
+    """Peak learning rate of the head; default: 10x the body's. Beside lr auto only the ratio to the default counts."""
     stage_decay: float | None = Field(None, gt=0, le=1)
     """Factor between the LRs of neighbouring stages, towards the input."""
     optimizer: str | None = None
@@ -187,6 +209,8 @@ class _Steps(_Section):
     """Look for the best point between the head alone and the tuned network (WiSE-FT, arXiv 2109.01903)."""
     refit: bool | Literal["auto"] = "auto"
     """Train once more with the validation images; auto: with under 1,500 images."""
+    preflight: bool = True
+    """Look for what goes wrong in silence (labels, gradients, frozen parts, preprocessing, loader) before training."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto measures bf16 against fp32 for a few batches and keeps the faster."""
     channels_last: bool | Literal["auto"] = "auto"

@@ -27,7 +27,7 @@ LAYERS = [
     {"advice"},
     {"race"},
     {"pipeline"},
-    {"api"},
+    {"api", "rehearsal"},
     {"classifier", "search", "ensemble"},
     {"cli"},
 ]

@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("finetune.cli.run:run", "Look at the images, decide, train, test: the main job."),
     "resume": ("finetune.cli.run:resume", "Go on with a run that was stopped."),
     "sweep": ("finetune.cli.sweep:sweep", "Search recipe keys for the best validation figure."),
+    "lr-find": ("finetune.cli.rehearse:lr_find", "Suggest a learning rate by a range test."),
+    "preflight": ("finetune.cli.rehearse:preflight", "Look for silent mistakes before training."),
     "predict": ("finetune.cli.use:predict", "Classify images with a finished run."),
     "evaluate": ("finetune.cli.use:evaluate", "Test a finished run on other labelled images."),
     "ensemble": ("finetune.cli.ensemble:ensemble", "Put finished runs together: answers, weights, bags."),

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="json: the decision as one document on stdout before training; everything else on stderr.",
 )
+@click.option("--no-preflight", is_flag=True, help="Train without looking for silent mistakes before.")
 @click.option("--quiet", is_flag=True, help="Print the result only.")
 def run(
     overrides: tuple[str, ...],
@@ -60,6 +61,7 @@ def run(
     out: str | None,
     seed: int | None,
     explain: str,
+    no_preflight: bool,
     quiet: bool,
 ) -> None:
     """Look at the images, decide how to use a pretrained network, train, test.
@@ -74,7 +76,7 @@ def run(
         options = {"strategy": strategy, "budget": budget}
         refuse_beside_plan([*overrides, *(f"{k}={v}" for k, v in options.items() if v is not None)])
     resolved = asked_for(
-        overrides,
+        (*overrides, "train.preflight=false") if no_preflight else overrides,
         data=data,
         group_by=group_by,
         recipe=recipe,

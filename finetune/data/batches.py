@@ -123,6 +123,13 @@ class TrainBatches:
             balanced_order(self._labels.numpy(), rng) if self.balanced else rng.permutation(len(self.images))
         )
 
+    def resident(self) -> float:
+        """Share of the originals that memory has room for, by the size of those that were read so far."""
+        if not self._kept:
+            return 0.0
+        used = sum(image.width * image.height * BYTES_A_PIXEL for image in self._kept.values())
+        return min(1.0, (self._free + used) / used * len(self._kept) / len(self.images))
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches number ``start`` and on: (B, 3, S, S) uint8 images and (B,) int64 labels."""
         order, side = self.order(epoch), self.prep.size

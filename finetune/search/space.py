@@ -209,7 +209,8 @@ def settled(
         section, _, leaf = key.rpartition(".")
         value = values[key]
         if key in ratios:
-            base = tree.get("train", {}).get("lr") or lr
+            given = tree.get("train", {}).get("lr")
+            base = lr if given in (None, "auto") else given
             if base is None:
                 raise ConfigError(must(f"{key}=ratio(...)", "beside a train.lr", "none"))
             value = float(value) * base  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ def plan_of(ctx: Context, decision: Decision) -> Plan:
     from finetune.strategy import STRATEGIES
 
     plan = STRATEGIES.get(decision.chosen)().plan(ctx)
-    if decision.lr_factor == 1.0 or ctx.train.lr is not None:
+    if decision.lr_factor == 1.0 or ctx.asked_lr is not None:
         return plan
     phases = tuple(_faster(phase, decision.lr_factor, ctx) if isinstance(phase, GradientPhase) else phase
                    for phase in plan.phases)  # fmt: skip

@@ -72,6 +72,11 @@ class Context:
         return self.recipe.train
 
     @property
+    def asked_lr(self) -> float | None:
+        """The body's learning rate where the recipe gives a number."""
+        return None if self.train.lr == "auto" else self.train.lr
+
+    @property
     def n_train(self) -> int:
         """Training images."""
         return sum(self.counts)

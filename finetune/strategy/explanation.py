@@ -86,6 +86,11 @@ class Explanation:
         card, rest = self.card, f"the head at {phase.head_lr:.3g}"
         if phase.stage_decay != 1:
             rest += f", each stage further down at {phase.stage_decay:.2g} of the next one's"
+        if phase.find_lr:
+            return (
+                f"Learning rate by a range test when phase {phase.name!r} begins; where it suggests none "
+                f"{phase.lr:.3g}, {rest}."
+            )
         if "lr" in self.asked:
             return f"Learning rate {phase.lr:.3g}, as asked; {rest}."
         if phase.trains != "all":

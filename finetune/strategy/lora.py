@@ -29,7 +29,7 @@ class Lora(Strategy):
         changes: dict[str, object] = {"trains": "lora", "lora_rank": asked.lora_rank}
         if asked.optimizer is None:
             changes["optimizer"] = "adamw"
-        if asked.lr is None:
+        if ctx.asked_lr is None:
             lr = LR * min(1.0, 100 / kind(asked.optimizer or "adamw").below_sgd)
             changes |= {"lr": lr, "head_lr": asked.head_lr or lr}
         if asked.weight_decay is None:

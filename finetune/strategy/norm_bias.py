@@ -26,7 +26,7 @@ class NormBias(Strategy):
         """Head first, then the vectors of all stages, without weight decay."""
         tune = gradient_phase(ctx, name="norms and biases", train_from=0, head_factor=1.0)
         changes: dict[str, object] = {"trains": "norms-biases"}
-        if ctx.train.lr is None:
+        if ctx.asked_lr is None:
             below = kind(tune.optimizer).below_sgd
             lr = SGD_LR if below == 1 else ADAM_LR * 100 / below
             changes |= {"lr": lr, "head_lr": ctx.train.head_lr or lr}

@@ -70,6 +70,9 @@ class _Steps(_Frozen):
     """Learning rate of the last stage at its peak, already scaled to the batch size."""
     head_lr: float = Field(gt=0, le=1000)
     """Learning rate of the head at its peak."""
+    find_lr: bool = False
+    """Whether a range test at the phase's beginning sets lr and head_lr, in their ratio; where its curve suggests
+    nothing they stay, or come down to a tenth of where the loss rose."""
     stage_decay: float = Field(1.0, gt=0, le=1)
     """Each stage further from the head gets this factor of the LR of the next one (layer-wise decay)."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -181,7 +184,9 @@ class Plan(_Frozen):
                         "phase": phase.name,
                         "trains": _what(phase),
                         "how": f"{phase.optimizer}, {phase.schedule}, {_augmentation(phase)}",
-                        "lr": f"{phase.lr:.2g} (head {phase.head_lr:.2g})",
+                        "lr": "by range test"
+                        if phase.find_lr
+                        else f"{phase.lr:.2g} (head {phase.head_lr:.2g})",
                         "epochs": str(phase.epochs),
                     }
                 )

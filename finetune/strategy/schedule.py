@@ -40,8 +40,8 @@ def gradient_phase(
     optimizer = chosen_optimizer(asked, card.source_optimizer)
     batch, accumulate = batches(asked, ctx.n_train)
     scaled = scaled_lr(card.source_lr, card.source_batch, asked.images_per_step, card.source_optimizer)
-    lr = asked.lr or scaled * lr_factor
-    if asked.lr is None:
+    lr = ctx.asked_lr or scaled * lr_factor
+    if ctx.asked_lr is None:
         lr = translated_lr(lr, card.source_optimizer, optimizer)
     decay = asked.stage_decay
     if decay is None:
@@ -62,6 +62,7 @@ def gradient_phase(
         optimizer=optimizer,
         lr=lr,
         head_lr=asked.head_lr or lr * head_factor,
+        find_lr=asked.lr == "auto",
         stage_decay=round(decay, 4),
         momentum=asked.momentum,
         nesterov=asked.nesterov,

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from finetune.training.loop import fit
 from finetune.training.metrics_log import MetricsLog
 from finetune.training.micro_batch import settle, shrinking
 from finetune.training.norms import moving, norms_line, reestimate, restore, statistics
+from finetune.training.opening import checked, rates_found
 from finetune.training.optim import describe_groups, param_groups, summary_lines
 from finetune.training.precision import Precision, choose_precision
 from finetune.training.record import Record
@@ -39,7 +41,7 @@ from finetune.zoo.adapters import attach, freeze_all_but_adapters, merge, target
 from finetune.zoo.heads import Bottleneck
 
 if TYPE_CHECKING:
-    from finetune.data.imageset import DataBundle
+    from finetune.data.imageset import DataBundle, ImageSet
     from finetune.features.probe import ProbeResult
     from finetune.zoo.backbone import Backbone
 
@@ -52,8 +54,12 @@ def execute(
     run_dir: str | Path,
     listener: Listener | None = None,
     resume: bool = False,
+    rehearse: Callable[[Job, ImageSet], None] | None = None,
 ) -> Backbone:
     """Run every phase of ``plan`` on ``backbone`` (changed in place) and return it, in eval mode.
+
+    With ``rehearse`` a gradient phase is set up as always and then given to it, with its training images, instead
+    of being trained.
 
     Writes ``metrics.jsonl``, ``metrics.csv``, ``checkpoints/`` and ``training.json`` (what was chosen and
     trained, phase by phase) below ``run_dir``. With ``resume`` it goes on from the last checkpoint, or begins
@@ -61,7 +67,7 @@ def execute(
     Interrupted after Ctrl-C or SIGTERM, TrainingError where training diverges, RunError where the disk is
     full or the checkpoint belongs to another plan.
     """
-    work = _Work(plan, backbone, bundle, recipe, Path(run_dir), listener or Listener())
+    work = _Work(plan, backbone, bundle, recipe, Path(run_dir), listener or Listener(), rehearse)
     return work.run(resume)
 
 
@@ -74,9 +80,10 @@ class _Work:
         recipe: Recipe,
         folder: Path,
         listener: Listener,
+        rehearse: Callable[[Job, ImageSet], None] | None,
     ) -> None:
         self.plan, self.backbone, self.bundle, self.recipe = plan, backbone, bundle, recipe
-        self.folder, self.listener = folder, listener
+        self.folder, self.listener, self.rehearse = folder, listener, rehearse
         self.device = choose_device(recipe.device)
         self.checkpoints = Checkpoints(folder / "checkpoints")
 
@@ -244,20 +251,29 @@ class _Work:
         self.listener.on_message(f"Training in {precision}.")
         if precision.channels_last:
             backbone.to(memory_format=torch.channels_last)
-        groups = describe_groups(param_groups(backbone, phase))
-        facts.update(groups=groups, trained_parameters=sum(g["parameters"] for g in groups))
-        self.record.save()
-        for line in summary_lines(groups):
-            self.listener.on_message(line)
         engine = Engine(self.device, precision)
         with engine.autocast():
             said = feed.prepare(precision)
         if said:
             self.listener.on_message(said)
+        if phase.find_lr and not self.rehearse:
+            job = Job(index, phase, backbone, feed, engine, self.desk)
+            settle(job)
+            phase = rates_found(job, self.record, self.listener.on_message)
+        groups = describe_groups(param_groups(backbone, phase))
+        facts.update(groups=groups, trained_parameters=sum(g["parameters"] for g in groups))
+        self.record.save()
+        for line in summary_lines(groups):
+            self.listener.on_message(line)
         seed_everything(seed + index)
         start = self._start(index, phase, fresh=saved is None)
         job = Job(index, phase, backbone, feed, engine, self.desk)
         settle(job)
+        if self.rehearse:
+            self.rehearse(job, self._bundle(phase).train)
+            return
+        if not saved and self.recipe.train.preflight:
+            checked(job, self._bundle(phase).train, self.record, self.listener.on_message)
         self._pace(job, facts)
         if saved:
             job.load_state_dict(*saved)

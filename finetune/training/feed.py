@@ -46,6 +46,7 @@ class Feed:
         device: torch.device,
     ) -> None:
         self.backbone, self.phase, self.device, self.seed = backbone, phase, device, seed
+        self.threads = threads
         self.split = _cut(backbone, phase.train_from)
         prep = backbone.preprocessing
         self._train = TrainBatches(
@@ -133,6 +134,10 @@ class Feed:
         """Training images an epoch."""
         return len(self.train_labels)
 
+    def resident(self) -> float:
+        """Share of the training images that need no decoding after the first epoch, in [0, 1]; an estimate."""
+        return self._train.resident() if self._train_hidden is None else 1.0
+
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Micro-batches of an epoch from number ``start`` on: their order comes from (seed, epoch) alone.
 
@@ -176,6 +181,13 @@ class Feed:
                 (self._val[start : start + size], self.val_labels[start : start + size]), self.device
             )
             yield inputs, labels
+
+    @torch.no_grad()
+    def entering(self, images: Tensor) -> Tensor:
+        """uint8 images (B, 3, S, S) -> the activations that enter the trained part; the images where nothing is
+        cut. ``forward`` takes either."""
+        hidden = self._prefix(images) if self.split else images
+        return images if hidden.shape[1:] == self._image_shape else hidden
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images (B, 3, S, S), uint8 or normalised, or kept activations (B, ...) -> (B, K) logits."""

@@ -23,7 +23,9 @@ _NAMED: dict[str, Registry[Any]] = {
     "schedule": SCHEDULES,
     "augment": AUGMENTATIONS,
 }
-_OF_THE_EXECUTOR = {"precision", "channels_last", "rollbacks", "log_every", "save_every", "trackers"}
+_OF_THE_EXECUTOR = {
+    "precision", "channels_last", "rollbacks", "log_every", "save_every", "trackers", "preflight",
+}  # fmt: skip
 """Keys of ``train`` that say how to compute and write, not what to train: a given plan leaves them alone."""
 
 

@@ -1,0 +1,108 @@
+"""A handful of images can be learned by heart: what trains, trains, and the labels can be told apart."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from finetune.regularise import Regularisers
+from finetune.strategy.plan import GradientPhase
+from finetune.training.checks import Check, Scene, skipped
+from finetune.training.job import Job
+from finetune.training.loop import train_step
+from finetune.training.trial import on_a_copy
+
+NAME = "overfitting"
+IMAGES = 20
+STEPS = 100
+_LOOK = 5
+"""Steps between two looks at the accuracy."""
+_HEAD_LR, _BODY_LR = 1e-2, 1e-3
+"""AdamW's, at most: whether the plan's own rates are good is not asked here."""
+
+
+def overfit(scene: Scene) -> Check:
+    """Train the phase's stages and head on 20 images, without augmentation or regularisers, to 100% of them.
+
+    A network of which little trains may not get there, which is a warning. It is a failure where identical
+    images with different labels are among them: no network can tell those apart.
+    """
+    count = min(IMAGES, len(scene.labels))
+    labels, pixels = scene.labels[:count], scene.pixels[:count]
+    if len(labels.unique()) < 2:
+        return skipped(NAME, f"the {count} images that were drawn are of one class")
+    if not scene.affords(2 * _LOOK * count):
+        return skipped(NAME, "would take longer than the checks may")
+    with on_a_copy(scene.job, _plain(scene)) as trial:
+        right, steps, loss = _learn(scene, trial, pixels, labels)
+        numbers = sum(p.numel() for g in trial.optimizer.param_groups for p in g["params"])
+    if right == count:
+        return Check(NAME, "ok", f"all {count} images right after {steps} steps")
+    said = f"{right} of {count} images right after {steps} steps"
+    conflicts = label_conflicts(scene, count)
+    if conflicts:
+        shown = "; ".join(conflicts[:3]) + (" ..." if len(conflicts) > 3 else "")
+        return Check(NAME, "failure", f"{said}: identical images have different labels ({shown}).",
+                     "Keep one label each, and delete the other copies.")  # fmt: skip
+    if not math.isfinite(loss):
+        return Check(NAME, "warning", f"{said}, then the loss was no number.",
+                     "Compute in fp32 (train.precision=fp32), clip gradients (train.clip_grad=1).")  # fmt: skip
+    if steps < STEPS and not scene.affords(_LOOK * count):
+        return skipped(NAME, f"{said}, when the time for checks was over")
+    return Check(NAME, "warning", f"{said}, loss {loss:.2f}, with {numbers:,} numbers that train.",
+                 "Train more of the network (train.train_stages, strategy full), or look at the labels.")  # fmt: skip
+
+
+def _plain(scene: Scene) -> GradientPhase:
+    off = {name: field.default for name, field in Regularisers.model_fields.items()}
+    return scene.job.phase.model_copy(update={**off, "ema": None, "label_smoothing": 0.0, "accumulate": 1})
+
+
+def _learn(scene: Scene, trial: Job, pixels: Tensor, labels: Tensor) -> tuple[int, int, float]:
+    """(images right, steps taken, last loss)."""
+    device, backbone = trial.engine.device, trial.backbone
+    with trial.engine.autocast():
+        inputs, labels = trial.feed.entering(pixels.to(device)), labels.to(device)
+    share = _HEAD_LR / trial.phase.head_lr
+    groups = [
+        {"params": g["params"], "lr": min(share * g["peak"], _HEAD_LR if g["name"] == "head" else _BODY_LR)}
+        for g in trial.optimizer.param_groups
+    ]
+    trial.criterion = nn.CrossEntropyLoss()
+    trial.engine.prepare(torch.optim.AdamW(groups, weight_decay=0.0))
+    backbone.train()
+    for module in backbone.modules():  # dropout and its kin off, norms as in training
+        if getattr(module, "running_mean", None) is None:
+            module.training = False
+    steps, loss = 0, 0.0
+    right = _right(trial, inputs, labels)
+    while right < len(labels) and steps < STEPS and scene.affords(_LOOK * len(labels)):
+        for _ in range(_LOOK):
+            loss = float(train_step(trial, [(inputs, labels)]))
+            steps += 1
+        if not math.isfinite(loss):
+            break
+        right = _right(trial, inputs, labels)
+    return right, steps, loss
+
+
+@torch.no_grad()
+def _right(trial: Job, inputs: Tensor, labels: Tensor) -> int:
+    with trial.engine.autocast():
+        return int((trial.feed.forward(inputs).argmax(1) == labels).sum())
+
+
+def label_conflicts(scene: Scene, count: int) -> list[str]:
+    """``a.png (cat) = b.png (dog)`` for each image of the drawn ones that another label has too."""
+    images = scene.images
+    drawn: dict[bytes, tuple[int, int]] = {}
+    found = []
+    for row in range(count):
+        label, index = int(scene.labels[row]), scene.chosen[row]
+        first = drawn.setdefault(scene.pixels[row].numpy().tobytes(), (index, label))
+        if first[1] != label:
+            (i, a), (j, b) = first, (index, label)
+            found.append(f"{images.name(i)} ({images.classes[a]}) = {images.name(j)} ({images.classes[b]})")
+    return found
