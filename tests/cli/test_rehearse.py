@@ -88,7 +88,8 @@ def test_lr_auto_in_a_run(picture_folder: Path, tmp_path: Path) -> None:
     from finetune.api import run
 
     keys: dict[str, Any] = {
-        "backbone": "test_resnet", "pretrained": False, "strategy": "partial", "out": str(tmp_path / "r"), "data": {"path": str(picture_folder), "image_size": 32},
+        "backbone": "test_resnet", "pretrained": False, "strategy": "partial", "out": str(tmp_path / "r"),
+        "data": {"path": str(picture_folder), "image_size": 32},
         "train": {"lr": "auto", "epochs": 1, "precision": "fp32", "channels_last": False, "avoid": [],
                   "augment": "none", "preflight": False},
     }  # fmt: skip
