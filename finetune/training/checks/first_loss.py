@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from finetune.training.checks import Check, Scene, skipped
+from finetune.training.checks import Check, Scene, Status, skipped
 from finetune.training.trial import on_a_copy
 
 NAME = "first loss"
@@ -50,6 +50,6 @@ def first_loss(scene: Scene) -> Check:
         chance += TOLERANCE
     if loss - doubt <= chance:
         return Check(NAME, "ok", f"{said} (solved head: below)")
-    status = "failure" if loss - 2 * doubt > 2 * chance else "warning"
+    status: Status = "failure" if loss - 2 * doubt > 2 * chance else "warning"
     return Check(NAME, status, f"{said}: a head that was solved on these images does better than guessing.",
                  "The order of the classes or the preprocessing differs between solving and training.")  # fmt: skip

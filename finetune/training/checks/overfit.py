@@ -31,7 +31,7 @@ def overfit(scene: Scene) -> Check:
     """
     count = min(IMAGES, len(scene.labels))
     labels, pixels = scene.labels[:count], scene.pixels[:count]
-    if len(labels.unique()) < 2:
+    if len(set(labels.tolist())) < 2:
         return skipped(NAME, f"the {count} images that were drawn are of one class")
     if not scene.affords(2 * _LOOK * count):
         return skipped(NAME, "would take longer than the checks may")
