@@ -51,7 +51,8 @@ def plot_lr(
     warmup = warmup_steps(warmup_share(train), steps)
     usual = SCHEDULES.get(train.schedule)(steps, warmup, **train.schedule_args)
     factor = averaged_schedule(train, usual, epochs, max(1, steps // epochs), warmup_share(train))
-    peak = train.lr or 1.0
+    given = None if train.lr == "auto" else train.lr
+    peak = given or 1.0
     shown = sorted({*range(0, steps, max(1, steps // _POINTS)), max(0, warmup - 1), steps - 1})
     rates = [peak * factor(step) for step in shown]
 
@@ -60,12 +61,12 @@ def plot_lr(
     click.echo(as_text(shown, rates, steps))
     screen.say()
     highest = rates.index(max(rates))
-    unit = "" if train.lr else " of the peak"
+    unit = "" if given else " of the peak"
     screen.bullet(
         f"First step {rates[0]:.3g}{unit}, highest {rates[highest]:.3g} at step {shown[highest]:,}, "
         f"last {rates[-1]:.3g}; warm-up {warmup:,} steps."
     )
-    if train.lr is None:
+    if given is None:
         screen.bullet(
             "The peak follows from the backbone: usually a tenth of its source's rate. train.lr=... sets it."
         )
@@ -81,6 +82,6 @@ def plot_lr(
     if png is not None:
         from finetune.files import atomic_write_bytes
 
-        label = "learning rate" if train.lr else "share of the peak"
+        label = "learning rate" if given else "share of the peak"
         atomic_write_bytes(png, as_picture(shown, rates, warmup, f"{train.schedule}, {steps:,} steps", label))
         screen.say_long(f"Drawn in {png}.")

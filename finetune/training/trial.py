@@ -20,7 +20,8 @@ from finetune.training.loop import grouped
 
 @contextlib.contextmanager
 def on_a_copy(job: Job, phase: GradientPhase | None = None) -> Iterator[Job]:
-    """A job like the given one, at its first step, on a copy of its network; ``phase`` changes what it does.
+    """A job like the given one, at its first step, on a copy of its network, without averages of the weights;
+    ``phase`` changes what it does.
 
     Only what is in memory is copied: logging, saving and stopping are the loop's, and the loop is not run.
     Afterwards Python's, NumPy's and torch's random states are put back, so that whatever the block drew, the
@@ -33,7 +34,8 @@ def on_a_copy(job: Job, phase: GradientPhase | None = None) -> Iterator[Job]:
     feed.backbone = backbone
     engine = Engine(job.engine.device, job.engine.precision)
     try:
-        trial = Job(job.index, phase or job.phase, backbone, feed, engine, job.desk)
+        alone = (phase or job.phase).model_copy(update={"ema": None, "swa": None, "snapshots": None})
+        trial = Job(job.index, alone, backbone, feed, engine, job.desk)
         trial.micro.limit(job.micro.size)
         yield trial
     finally:

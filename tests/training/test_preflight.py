@@ -19,12 +19,15 @@ from finetune.data.imageset import DataBundle, ImageSet
 from finetune.data.preprocessing import Preprocessing
 from finetune.errors import TrainingError
 from finetune.events import Listener
+from finetune.solvers import OPTIMIZERS
 from finetune.strategy.plan import ProbePhase
 from finetune.training import preflight as module
 from finetune.training.checks import Check
+from finetune.training.checks.regularisation import regularisation
 from finetune.training.execute import execute
 from finetune.training.metrics_log import read_metrics
 from finetune.training.preflight import CHECKS, Report, preflight
+from finetune.training.trial import on_a_copy
 from finetune.zoo.backbone import Backbone
 
 PROBE = ProbePhase(candidates=((4,),), folds=2)
@@ -337,6 +340,22 @@ def test_weight_decay_that_is_not_wired(tiny: Any, tmp_path: Path, monkeypatch: 
     found = failed(examine(tiny, tmp_path, tiny.phase()))
     assert list(found) == ["regularisation"]
     assert "matrices are left out" in found["regularisation"].found
+
+
+def test_weight_decay_works_with_every_optimizer(tiny: Any, tmp_path: Path) -> None:
+    found: dict[str, str] = {}
+
+    def look(job: Any, images: Any) -> None:
+        for name in OPTIMIZERS.names():
+            phase = job.phase.model_copy(update={"optimizer": name})
+            with on_a_copy(job, phase) as trial, pytest.MonkeyPatch.context() as patch:
+                patch.setattr(module, "CHECKS", (regularisation,))
+                (check,) = preflight(trial, images, math.inf).checks
+            found[name] = check.status
+
+    execute(tiny.plan(), tiny.backbone(), tiny.bundle(), tiny.recipe(), tmp_path, rehearse=look)
+    assert {name for name, status in found.items() if status != "ok"} == set(), found
+    assert len(found) >= 2
 
 
 class Late(Alike):
