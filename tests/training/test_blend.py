@@ -120,12 +120,12 @@ def test_a_resumed_phase_blends_with_the_same_start(tiny: Any, tmp_path: Path, a
 
     step, take = 0, Job.after_step
 
-    def stop(self: Job, batches: int) -> None:
+    def stop(self: Job, *finished: Any) -> None:
         nonlocal step
         step += 1
         if step == at:
             self.desk.stop.requested = True
-        take(self, batches)
+        take(self, *finished)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Job, "after_step", stop)
@@ -145,9 +145,9 @@ def test_lost_start_weights_are_one_message(tiny: Any, tmp_path: Path) -> None:
 
     take = Job.after_step
 
-    def stop(self: Job, batches: int) -> None:
+    def stop(self: Job, *finished: Any) -> None:
         self.desk.stop.requested = True
-        take(self, batches)
+        take(self, *finished)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Job, "after_step", stop)

@@ -85,11 +85,11 @@ def test_a_resumed_run_with_adapters_equals_an_uninterrupted_one(tiny: Any, tmp_
     whole = execute(plan, vit(), tiny.bundle(), tiny.recipe(save_every=1), tmp_path / "whole")
     step, take = 0, Job.after_step
 
-    def stop(self: Job, batches: int) -> None:
+    def stop(self: Job, *finished: Any) -> None:
         nonlocal step
         step += 1
         self.desk.stop.requested = step == at
-        take(self, batches)
+        take(self, *finished)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Job, "after_step", stop)
