@@ -94,7 +94,7 @@ def _show(found: Run) -> None:
     """Each member, then the whole."""
     from finetune.cli.result import show_scores
 
-    members = next(
+    members: list[Any] = next(
         (found.folder.read_json(name)["members"] for name in ("ensemble.json", "soup.json")
          if (found.path / name).is_file()), []
     )  # fmt: skip

@@ -26,7 +26,7 @@ from finetune.ensemble.folder import judged, new_folder, write_result
 from finetune.errors import ConfigError, DataError, must
 from finetune.events import Listener
 from finetune.recipe import Recipe
-from finetune.strategy.plan import Plan, ProbePhase
+from finetune.strategy.plan import Phase, Plan, ProbePhase
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle, ImageSet
@@ -72,7 +72,7 @@ def settled(plan: Plan, facts: Mapping[str, Any]) -> Plan:
 
     ``facts`` is the content of training.json of a run of that plan.
     """
-    phases = []
+    phases: list[Phase] = []
     for i, phase in enumerate(plan.phases):
         if isinstance(phase, ProbePhase):
             found = facts["phases"][str(i)]

@@ -74,7 +74,7 @@ class Pot:
         self.backbone.load_state_dict(mean_state([self.states[i] for i in ingredients]))
         if self._moved and self.train is not None and len(ingredients) > 1:
             device = next(self.backbone.parameters()).device
-            reestimate(self.backbone, self.train, device, 1, 0, [layer for _, layer in self._moved])  # type: ignore[misc]
+            reestimate(self.backbone, self.train, device, 1, 0, [layer for _, layer in self._moved])
         return self.backbone.eval()
 
 

@@ -288,7 +288,9 @@ class _Work:
         if phase.swa is not None and (layers := moving(backbone)):
             threads = worker_count(self.recipe.data.workers)
             reestimate(backbone, self._bundle(phase).train, self.device, threads, seed, layers)
-            self.listener.on_message("Batch norms of the averaged network re-estimated on the training images.")
+            self.listener.on_message(
+                "Batch norms of the averaged network re-estimated on the training images."
+            )
         if job.best is not None:
             best = job.best
             facts["best"] = {"epoch": best.epoch, "val_accuracy": best.accuracy, "val_loss": best.loss}

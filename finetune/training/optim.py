@@ -103,10 +103,10 @@ def build_optimizer(groups: list[dict[str, Any]], phase: GradientPhase) -> torch
 
 def sgd(groups: Iterable[dict[str, Any]], phase: GradientPhase) -> torch.optim.Optimizer:
     """SGD with classical or Nesterov momentum, L2 in the gradient or decoupled (timm's SGDW)."""
-    settings = {"momentum": phase.momentum, "nesterov": phase.nesterov and phase.momentum > 0}
+    settings: dict[str, Any] = {"momentum": phase.momentum, "nesterov": phase.nesterov and phase.momentum > 0}
     if not is_decoupled("sgd", phase.decoupled):
         return torch.optim.SGD(groups, lr=phase.lr, **settings)
-    from timm.optim import SGDW
+    from timm.optim.sgdw import SGDW
 
     made: torch.optim.Optimizer = SGDW(groups, lr=phase.lr, **settings)
     return made

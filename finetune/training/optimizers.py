@@ -62,7 +62,7 @@ def nadam(groups: Groups, phase: GradientPhase) -> torch.optim.Optimizer:
 
 def adabelief(groups: Groups, phase: GradientPhase) -> torch.optim.Optimizer:
     """AdaBelief without rectification, https://arxiv.org/abs/2010.07468."""
-    from timm.optim import AdaBelief
+    from timm.optim.adabelief import AdaBelief
 
     made: torch.optim.Optimizer = AdaBelief(
         groups, rectify=False, decoupled_decay=_decoupled(phase), **adam_settings(phase)
@@ -72,7 +72,7 @@ def adabelief(groups: Groups, phase: GradientPhase) -> torch.optim.Optimizer:
 
 def lion(groups: Groups, phase: GradientPhase) -> torch.optim.Optimizer:
     """Lion, https://arxiv.org/abs/2302.06675."""
-    from timm.optim import Lion
+    from timm.optim.lion import Lion
 
     made: torch.optim.Optimizer = Lion(groups, **adam_settings(phase))
     return made

@@ -75,7 +75,9 @@ def merge(backbone: Backbone, names: tuple[str, ...]) -> None:
 def adapted_layers(backbone: Backbone) -> tuple[str, ...]:
     """Names of the layers that have adapters beside them now."""
     suffix = ".base_layer"
-    return tuple(name.removesuffix(suffix) for name, _ in backbone.model.named_modules() if name.endswith(suffix))
+    return tuple(
+        name.removesuffix(suffix) for name, _ in backbone.model.named_modules() if name.endswith(suffix)
+    )
 
 
 def targets(backbone: Backbone, names: tuple[str, ...]) -> dict[str, Tensor]:
