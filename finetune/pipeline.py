@@ -206,6 +206,7 @@ class Pipeline:
             "val_n": len(bundle.val),
             "quarantined": len(bundle.quarantined),
             "kept": self.folder.kept(),
+            "coach": self._coached(),
             "seconds": round(self._elapsed(), 3),
             "trained_parameters": trained_parameters(backbone, plan),
             "parameters": sum(p.numel() for p in backbone.parameters()),
@@ -216,6 +217,13 @@ class Pipeline:
         }
         self.folder.write_json("result.json", result)
         self.listener.on_result(result)
+
+    def _coached(self) -> list[dict[str, Any]] | None:
+        """What the coach found in the curves; None where nothing was trained by steps or it was turned off."""
+        if not (self.folder.path / "coach.json").is_file():
+            return None
+        found: list[dict[str, Any]] | None = self.folder.read_json("coach.json").get("findings")
+        return found
 
     def _elapsed(self) -> float:
         return self.earlier + time.monotonic() - self.began

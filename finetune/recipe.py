@@ -217,6 +217,8 @@ class _Steps(_Section):
     """auto measures both layouts."""
     rollbacks: int = Field(3, ge=0)
     """Returns to the last good state, each with half the learning rate, before divergence stops a phase."""
+    coach: bool = True
+    """Read the curves while training and at its end, and say in words what is wrong and which key mends it."""
     log_every: int = Field(10, ge=1)
     """Optimizer steps between two rows of metrics.jsonl."""
     save_every: int | None = Field(None, ge=1)

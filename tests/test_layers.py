@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "finetune"
 # Lower layers first; rooms of one layer may not import each other.
 LAYERS = [
     {"errors", "version"},
-    {"registry", "files", "resources", "events", "regularise", "averaging"},
+    {"registry", "files", "resources", "events", "regularise", "averaging", "interval"},
     {"solvers"},
-    {"recipe", "runtime"},
+    {"recipe", "runtime", "coach"},
     {"data"},
     {"zoo"},
     {"features"},

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "preflight": ("finetune.cli.rehearse:preflight", "Look for silent mistakes before training."),
     "predict": ("finetune.cli.use:predict", "Classify images with a finished run."),
     "evaluate": ("finetune.cli.use:evaluate", "Test a finished run on other labelled images."),
+    "coach": ("finetune.cli.coach:coach", "What the curves of a run say, and what to change."),
     "ensemble": ("finetune.cli.ensemble:ensemble", "Put finished runs together: answers, weights, bags."),
     "export": ("finetune.cli.use:export", "Write the network for timm or other programs."),
     "strategy": ("finetune.cli.strategy:strategy", "What can be done, and which of it to do: ls, advise."),

@@ -133,6 +133,7 @@ class Story(Listener):
         if kept.get("epoch") == 0 or kept.get("blend") == 0:
             screen.say("Training did not beat the linear head on validation; the head is kept.")
         screen.say(cost)
+        self._coach(result.get("coach") or [])
         screen.say_long(f"Everything is in {path}")
         if self.quiet:
             return
@@ -145,6 +146,16 @@ class Story(Listener):
             *([] if several else [f"finetune export {run} --format safetensors --out DIR"]),
         ):
             screen.say_long(f"  {command}")
+
+    def _coach(self, findings: list[dict[str, Any]]) -> None:
+        """What the curves say; of a quiet run only where something is wrong."""
+        from finetune.cli.coach import show_findings
+
+        told = [f for f in findings if f["severity"] != "note"] if self.quiet else findings
+        if told:
+            screen.heading("Coach")
+            show_findings(told, most=3)
+            screen.say()
 
 
 def _block(title: str, lines: list[str]) -> None:

@@ -23,6 +23,7 @@ from finetune.runtime import choose_device, choose_threads, configure_threads, s
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
 from finetune.training.blend import blend, blended_line
 from finetune.training.checkpoint import Best, Checkpoints
+from finetune.training.coaching import Coaching, facts_of
 from finetune.training.dropping import dropping
 from finetune.training.engine import Engine
 from finetune.training.feed import Feed
@@ -126,6 +127,7 @@ class _Work:
         with (
             StopRequest(str(self.folder)) as stop,
             MetricsLog(self.folder, saved[0]["metrics"] if saved else None, self.listener.on_row) as log,
+            Coaching(self.folder, self.listener, self.recipe.train.coach) as coach,
         ):
             self.desk = Desk(
                 log,
@@ -138,6 +140,7 @@ class _Work:
                 self.record,
                 self.recipe.train.rollbacks,
                 {f"model.{name}": tensor for name, tensor in self.pristine.items()} if returns else {},
+                coach,
             )
             for index in range(first, len(self.plan.phases)):
                 phase = self.plan.phases[index]
@@ -261,11 +264,16 @@ class _Work:
             settle(job)
             phase = rates_found(job, self.record, self.listener.on_message)
         groups = describe_groups(param_groups(backbone, phase))
-        facts.update(groups=groups, trained_parameters=sum(g["parameters"] for g in groups))
+        told = facts_of(index, phase, self._bundle(phase), self.recipe)
+        facts.update(
+            coach=told.to_dict(), groups=groups, trained_parameters=sum(g["parameters"] for g in groups)
+        )
         self.record.save()
         for line in summary_lines(groups):
             self.listener.on_message(line)
         seed_everything(seed + index)
+        if self.desk.coach is not None:
+            self.desk.coach.begin(index, told)
         start = self._start(index, phase, fresh=saved is None)
         job = Job(index, phase, backbone, feed, engine, self.desk)
         settle(job)

@@ -35,6 +35,7 @@ from finetune.training.stopping import Watch
 
 if TYPE_CHECKING:
     from finetune.events import Listener
+    from finetune.training.coaching import Coaching
     from finetune.zoo.backbone import Backbone
 
 _SAVE_SECONDS = 60.0
@@ -81,6 +82,14 @@ class Desk:
     """How often a phase may go back to its last good state."""
     reference: dict[str, Tensor] = field(default_factory=dict)
     """The body's weights as the run began with them, on the CPU, where a phase holds on to them."""
+    coach: Coaching | None = None
+    """None: nobody reads the curves."""
+
+    def write(self, row: dict[str, Any]) -> None:
+        """A row for the metrics, which the coach reads too. Raises RunError where the disk is full."""
+        self.log.write(row)
+        if self.coach is not None:
+            self.coach.read(row)
 
 
 class Job:
@@ -147,7 +156,7 @@ class Job:
                 self.keep_best(scores, 0)
             if scores is not None:
                 row = {**self._place(0), "val_loss": scores.loss, "val_accuracy": scores.accuracy}
-                self.desk.log.write({"kind": "epoch", **row})
+                self.desk.write({"kind": "epoch", **row})
         if self.guard.good is None:
             self.guard.keep(self)
         self.meter.resume_clock()
@@ -169,6 +178,9 @@ class Job:
         logging, showing = step % self.desk.log_every == 0, now - self._shown_at > _SHOW_SECONDS
         if logging or showing or self.engine.device.type == "cpu":  # elsewhere looking means waiting
             self._require_health()
+        if step == 1:  # the loss before anything was learned, which no mean over steps shows
+            first = {key: value for key, value in self.meter.read().items() if key in ("loss", "accuracy")}
+            self.desk.write({"kind": "first", **self._place(self.progress.epoch + 1), **first})
         if logging or showing:
             self._report(logging)
         self.guard.keep(self, within=True)
@@ -206,7 +218,7 @@ class Job:
         row = {**self._place(self.progress.epoch), **self.meter.close_epoch(), "seconds": self.meter.seconds}
         if scores is not None:
             row |= {"val_loss": scores.loss, "val_accuracy": scores.accuracy}
-        self.desk.log.write({"kind": "epoch", **row})
+        self.desk.write({"kind": "epoch", **row})
         self._after_scores(scores, row)
         self.desk.listener.on_epoch({**row, "eta_seconds": self._eta()})
         self.guard.keep(self)
@@ -347,7 +359,7 @@ class Job:
         values = self.meter.close_interval() if logging else self.meter.read()
         row = {**self._place(self.progress.epoch + 1), **values, "seconds": self.meter.seconds}
         if logging:
-            self.desk.log.write({"kind": "step", **row})
+            self.desk.write({"kind": "step", **row})
         self.desk.listener.on_step({**row, "eta_seconds": self._eta()})
         self._shown_at = time.perf_counter()
         self.meter.resume_clock()
@@ -370,6 +382,8 @@ class Job:
             self.desk.record.save()
 
     def _diverged(self, reason: str) -> Diverged:
+        row = {"kind": "diverged", **self._place(self.progress.epoch + 1), "loss": None, "reason": reason}
+        self.desk.write(row)
         place = f"epoch {self.progress.epoch + 1} step {self.progress.step} of phase {self.phase.name!r}"
         factor = self._last_factor()
         rates = f"lr {self.phase.lr * factor:.3g}, head lr {self.phase.head_lr * factor:.3g}"

@@ -35,7 +35,8 @@ COLUMNS = (
     "images_per_second",
     "seconds",
 )
-"""Columns of metrics.csv; ``kind`` is step or epoch. JSON rows hold the keys that apply."""
+"""Columns of metrics.csv; ``kind`` is first (the loss before the first step), step, epoch or diverged (the loss was no
+number). JSON rows hold the keys that apply."""
 
 
 class MetricsLog:

@@ -12,6 +12,7 @@ from sklearn import metrics as sk
 from finetune.errors import DataError
 from finetune.evaluation import metrics
 from finetune.evaluation.table import write_predictions
+from finetune.interval import wilson
 
 
 def sample(n: int = 400, k: int = 7, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -47,11 +48,11 @@ def test_agrees_with_scikit_learn(k: int) -> None:
 
 def test_wilson_covers_and_stays_inside() -> None:
     # Table of Brown, Cai and DasGupta (2001): 95% interval of 8 of 10.
-    assert metrics.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert metrics.wilson(0, 5)[0] == 0.0
-    assert metrics.wilson(5, 5)[1] == 1.0
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(0, 5)[0] == 0.0
+    assert wilson(5, 5)[1] == 1.0
     with pytest.raises(DataError, match="correct of n must be counts"):
-        metrics.wilson(3, 2)
+        wilson(3, 2)
 
 
 def test_a_class_without_images_does_not_count_in_the_means() -> None:
