@@ -69,7 +69,8 @@ def diverged(curve: Curve) -> Finding | None:
         scale = 0.5**facts.rollbacks
         return Finding(
             "diverged", "warning",
-            f"Training diverged {facts.rollbacks} times, went back each time and ended with {scale:g} times the learning rate.",
+            f"Training diverged {facts.rollbacks} times, went back each time and ended with {scale:g} of its "
+            "learning rate.",
             "Begin with that rate.", "train.lr", None if facts.lr is None else facts.lr * scale,
             {"rollbacks": facts.rollbacks, "lr": facts.lr},
         )  # fmt: skip

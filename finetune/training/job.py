@@ -176,7 +176,9 @@ class Job:
         self.pace.after_step(self.progress.step)
         step, now = self.progress.step, time.perf_counter()
         logging, showing = step % self.desk.log_every == 0, now - self._shown_at > _SHOW_SECONDS
-        if logging or showing or self.engine.device.type == "cpu":  # elsewhere looking means waiting
+        if (
+            logging or showing or step == 1 or self.engine.device.type == "cpu"
+        ):  # elsewhere looking means waiting
             self._require_health()
         if step == 1:  # the loss before anything was learned, which no mean over steps shows
             first = {key: value for key, value in self.meter.read().items() if key in ("loss", "accuracy")}
