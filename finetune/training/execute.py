@@ -272,7 +272,7 @@ class _Work:
         for line in summary_lines(groups):
             self.listener.on_message(line)
         seed_everything(seed + index)
-        if self.desk.coach is not None:
+        if self.desk.coach is not None and not self.rehearse:
             self.desk.coach.begin(index, told)
         start = self._start(index, phase, fresh=saved is None)
         job = Job(index, phase, backbone, feed, engine, self.desk)
