@@ -42,17 +42,8 @@ def averaging_problems(settings: Mapping[str, Any], where: str) -> list[str]:
                 "'plateau'",
             )
         )
-    cycles, epochs = settings.get("snapshots"), settings.get("epochs")
-    if not isinstance(cycles, int):
+    if not isinstance(settings.get("snapshots"), int):
         return problems
-    if isinstance(epochs, int) and epochs < cycles:
-        problems.append(
-            must(
-                f"{where}snapshots",
-                f"at most the number of epochs, {epochs}: a cycle is an epoch or more",
-                cycles,
-            )
-        )
     if settings.get("schedule", "cosine") != "cosine":
         got = repr(settings["schedule"])
         problems.append(must(f"{where}schedule", f"cosine where {where}snapshots restarts it", got))

@@ -193,8 +193,8 @@ class _Steps(_Section):
     swa_lr: float = Field(0.5, gt=0, le=1)
     """Constant learning rate of the epochs that swa averages, as a share of the peak."""
     snapshots: int | None = Field(None, ge=2)
-    """Cosine cycles, each of which leaves a network; the mean of their probabilities answers (arXiv 1704.00109).
-    Instead of ema and swa, and without the safety net."""
+    """Cosine cycles of an epoch or more, each of which leaves a network; the mean of their probabilities answers
+    (arXiv 1704.00109). Instead of ema and swa, and without the safety net."""
     augment: Literal["none", "light", "standard", "strong"] | None = None
     """Augmentation policy; default: by amount of data."""
     avoid: tuple[Literal["flip", "crop", "colour", "rotation"], ...] | None = None

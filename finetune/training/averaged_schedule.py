@@ -38,12 +38,12 @@ def swa_schedule(before: Schedule, first: int, anneal: int, level: float) -> Sch
 
 
 def cycle_ends(epochs: int, cycles: int) -> tuple[int, ...]:
-    """The epochs, counted from 1, that end a cycle: as equally long as whole epochs allow.
+    """The epochs, counted from 1, that end a cycle: as equally long as whole epochs allow, at least one each.
 
     >>> cycle_ends(20, 5), cycle_ends(7, 3), cycle_ends(2, 2)
     ((4, 8, 12, 16, 20), (2, 5, 7), (1, 2))
     """
-    cycles = min(cycles, epochs)  # a shortened schedule may have fewer
+    cycles = min(cycles, epochs)
     return tuple(round((i + 1) * epochs / cycles) for i in range(cycles))
 
 
