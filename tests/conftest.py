@@ -12,6 +12,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Objects whose text holds an address or all their pixels are called after their argument, so that
+    parallel workers agree on the names of the tests."""
+    text = str(val)
+    return argname if " at 0x" in text or ("\n" in text and not isinstance(val, (str, bytes))) else None
+
+
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test has an empty cache of its own."""

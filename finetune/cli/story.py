@@ -139,7 +139,7 @@ class Story(Listener):
             return
         screen.heading("Next")
         run = shlex.quote(str(path))
-        several = "members" in result["test"]  # an ensemble has no single network to export
+        several = "members" in result.get("test", {})  # an ensemble has no single network to export
         for command in (
             f"finetune predict {run} IMAGE...",
             f"finetune evaluate {run} --data DIR",

@@ -137,7 +137,7 @@ def test_every_problem_of_a_zoo_file_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1", "line 1 is not valid YAML"),
+        ("a: [1\nb: }", "line 2 is not valid YAML"),
         ("- 1", "must be a mapping of names to cards. Got list"),
         (None, "cannot be read"),
     ],
