@@ -25,6 +25,7 @@ from finetune.training import preflight as module
 from finetune.training.checks import Check
 from finetune.training.checks.regularisation import regularisation
 from finetune.training.execute import execute
+from finetune.training.feed import Feed
 from finetune.training.metrics_log import read_metrics
 from finetune.training.preflight import CHECKS, Report, preflight
 from finetune.training.trial import on_a_copy
@@ -143,6 +144,21 @@ def test_what_cannot_judge_says_so(tiny: Any, tmp_path: Path) -> None:
     dead = examine(tiny, tmp_path / "b", tiny.phase(batch_norm="frozen"), data=bundle(Blank([1] * 12)))
     assert not failed(dead), dead
     assert "answers alike" in dead["first loss"].found
+
+
+def test_memory_that_runs_out(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five images at a time do not fit: the checks go on with fewer, and say nothing in the training's name."""
+    forward = Feed.forward
+
+    def full(feed: Feed, inputs: torch.Tensor) -> torch.Tensor:
+        if len(inputs) > 4:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to")
+        return forward(feed, inputs)
+
+    monkeypatch.setattr(Feed, "forward", full)
+    checks = examine(tiny, tmp_path, tiny.phase(train_from=0, batch_norm="frozen"))
+    assert {check.status for name, check in checks.items() if name != "loader"} == {"ok"}, checks
+    assert "out_of_memory" not in (tmp_path / "training.json").read_text()
 
 
 def test_no_time(tiny: Any, tmp_path: Path) -> None:

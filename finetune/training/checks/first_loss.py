@@ -29,7 +29,7 @@ def first_loss(scene: Scene) -> Check:
     with on_a_copy(job) as trial:
         trial.backbone.train(scene.fresh)  # a solved head was solved on the network in eval mode
         with trial.engine.autocast():
-            logits = trial.feed.forward(scene.pixels.to(device)).float().cpu()
+            logits = trial.micro.logits(scene.pixels.to(device)).float().cpu()
     losses = F.cross_entropy(logits, scene.labels, reduction="none")
     loss, chance = float(losses.mean()), math.log(classes)
     if not math.isfinite(loss):

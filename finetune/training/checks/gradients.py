@@ -8,7 +8,7 @@ import torch
 
 from finetune.training.checks import Check, Scene, skipped
 from finetune.training.job import Job
-from finetune.training.loop import train_step
+from finetune.training.loop import backward, train_step
 from finetune.training.trial import on_a_copy
 
 NAME = "gradients"
@@ -61,9 +61,7 @@ def _backward(
 ) -> tuple[list[str], list[str], list[str], int]:
     """(stages without a gradient, frozen parameters with one, stages with one that is not finite, all stages)."""
     trial.backbone.train()
-    with trial.engine.autocast():
-        loss = trial.criterion(trial.feed.forward(batch[0]).float(), batch[1])
-    trial.engine.backward(loss)
+    trial.micro.fitted(lambda: backward(trial, [batch]), len(batch[1]))
     reached: dict[str, bool] = {}
     broken: list[str] = []
     claimed = set()
@@ -83,5 +81,5 @@ def _backward(
 @torch.no_grad()
 def _answers_alike(trial: Job, pixels: torch.Tensor) -> bool:
     with trial.engine.autocast():
-        logits = trial.feed.forward(pixels).float()
+        logits = trial.micro.logits(pixels).float()
     return bool((logits - logits[0]).abs().max() < 1e-6)

@@ -12,6 +12,7 @@ from finetune.strategy.plan import GradientPhase
 from finetune.training.checks import Check, Scene, skipped
 from finetune.training.job import Job
 from finetune.training.loop import train_step
+from finetune.training.micro_batch import split
 from finetune.training.trial import on_a_copy
 
 NAME = "overfitting"
@@ -64,7 +65,7 @@ def _learn(scene: Scene, trial: Job, pixels: Tensor, labels: Tensor) -> tuple[in
     """(images right, steps taken, last loss)."""
     device, backbone = trial.engine.device, trial.backbone
     with trial.engine.autocast():
-        inputs, labels = trial.feed.entering(pixels.to(device)), labels.to(device)
+        inputs, labels = _entering(trial, pixels.to(device)), labels.to(device)
     share = _HEAD_LR / trial.phase.head_lr
     groups = [
         {"params": g["params"], "lr": min(share * g["peak"], _HEAD_LR if g["name"] == "head" else _BODY_LR)}
@@ -88,10 +89,19 @@ def _learn(scene: Scene, trial: Job, pixels: Tensor, labels: Tensor) -> tuple[in
     return right, steps, loss
 
 
+def _entering(trial: Job, pixels: Tensor) -> Tensor:
+    """What the frozen part makes of the images, once for all steps."""
+
+    def work() -> Tensor:
+        return torch.cat([trial.feed.entering(part) for part in split(pixels, trial.micro.size)])
+
+    return trial.micro.fitted(work, len(pixels))
+
+
 @torch.no_grad()
 def _right(trial: Job, inputs: Tensor, labels: Tensor) -> int:
     with trial.engine.autocast():
-        return int((trial.feed.forward(inputs).argmax(1) == labels).sum())
+        return int((trial.micro.logits(inputs).argmax(1) == labels).sum())
 
 
 def label_conflicts(scene: Scene, count: int) -> list[str]:

@@ -35,7 +35,7 @@ def regularisation(scene: Scene) -> Check:
             return skipped(NAME, "nothing that trains is subject to weight decay")
         with torch.no_grad(), trial.engine.autocast():
             trial.backbone.eval()
-            logits = trial.feed.forward(scene.pixels.to(trial.engine.device)).float()
+            logits = trial.micro.logits(scene.pixels.to(trial.engine.device)).float()
             loss = float(F.cross_entropy(logits, scene.labels.to(logits.device)))
         total = loss + STRONG / 2 * sum(_norm(p) for p in decayed)
         total += trial.penalty.value()
