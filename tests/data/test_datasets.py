@@ -86,7 +86,6 @@ PIXELS = np.asarray(picture(3))
         PIXELS.astype(np.uint16) * 257,
         np.dstack([PIXELS, np.full(PIXELS.shape[:2], 255, np.uint8)]),
     ],
-    ids=str,
 )
 def test_kinds_of_images(value: object) -> None:
     image, _ = as_image(value, "x")
@@ -150,7 +149,6 @@ class Broken(Named):
         (pairs([0, "a"] * 4), "Labels must be all ints or all strings"),
         (pairs([3] * 8), "train must hold readable images of at least 2 classes. Got only '3'"),
     ],
-    ids=str,
 )
 def test_refused(data: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
