@@ -9,7 +9,7 @@ import click
 from finetune.cli import screen
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 @click.command()
@@ -41,7 +41,7 @@ def coach(run: str, as_json: bool) -> None:
         screen.say("There are no curves: nothing was trained by gradient steps, or no row is there yet.")
 
 
-def show_findings(findings: list[Mapping[str, Any]], most: int = 100) -> None:
+def show_findings(findings: Sequence[Mapping[str, Any]], most: int = 100) -> None:
     """A sentence a finding, worst first, with the key to change."""
     for finding in findings[:most]:
         text = f"{finding['sentence']} {finding['remedy']}".strip()

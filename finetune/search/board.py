@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.evaluation.metrics import wilson
 from finetune.evaluation.table import write_rows
+from finetune.interval import wilson
 from finetune.search.space import Dimension
 from finetune.search.trial import Outcome
 
