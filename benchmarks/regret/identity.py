@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LEFT_OUT = {"name", "out", "seed", "strategy", "backbone", "device", "threads"}
 """Recipe keys that are columns of their own, or change no figure but the seconds."""
 _NOT_IN_DATA = {"path", "limit_per_class", "workers"}
-_NOT_IN_TRAIN = {"save_every", "log_every"}
+_NOT_IN_TRAIN = {"save_every", "log_every", "preflight"}
 
 
 def network_name(backbone: Backbone) -> str:
