@@ -132,7 +132,9 @@ class _Steps(_Section):
     """How to train by gradient steps; TrainRecipe adds what the loss and the regularisers are."""
 
     epochs: int | None = Field(None, ge=1)
-    """Passes over the training images in the main phase."""
+    """Passes over the training images in the main phase; default: by the number of images."""
+    epochs_factor: float = Field(1.0, gt=0, le=100)
+    """Multiple of that default: 0.25 for a quick answer, 2 for the last tenths."""
     batch_size: _AtLeastOne | Literal["auto"] = 64
     """Images per micro-batch; auto: as many of effective_batch as fit into memory."""
     accumulate: int = Field(1, ge=1)

@@ -53,7 +53,7 @@ def fastai(ctx: Context) -> Plan:
     rest = GradientPhase(
         name="unfrozen",
         train_from=0,
-        epochs=ctx.train.epochs or default_epochs(ctx.n_train, batch),
+        epochs=ctx.train.epochs or default_epochs(ctx.n_train, batch, ctx.train.epochs_factor),
         lr=FASTAI_LR / 2 / factor,
         head_lr=FASTAI_LR / 2,
         stage_decay=1 / factor,

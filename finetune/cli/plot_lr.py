@@ -45,7 +45,7 @@ def plot_lr(
     if steps is None:
         n = images or _IMAGES
         batch = math.prod(batches(train, n))
-        epochs = train.epochs or default_epochs(n, batch)
+        epochs = train.epochs or default_epochs(n, batch, train.epochs_factor)
         steps = epochs * math.ceil(n / batch)
         length = f"{epochs} epochs of {n:,} images in steps of {batch}: {steps:,} steps"
     warmup = warmup_steps(warmup_share(train), steps)

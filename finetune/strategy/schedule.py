@@ -47,7 +47,9 @@ def gradient_phase(
     if decay is None:
         depth = max(1, ctx.last - train_from)
         decay = decay_over_depth ** (1.0 / depth)
-    epochs = asked.epochs or default_epochs(ctx.n_train, batch * accumulate, epochs_factor)
+    epochs = asked.epochs or default_epochs(
+        ctx.n_train, batch * accumulate, epochs_factor * asked.epochs_factor
+    )
     epochs = max(epochs, asked.snapshots or 1)
     averaged = asked.swa is not None or asked.snapshots is not None
     steps = epochs * math.ceil(ctx.n_train / (batch * accumulate))

@@ -134,6 +134,14 @@ def test_amount_sets_length_batch_norms_and_smoothing() -> None:
     )
 
 
+def test_a_factor_shortens_or_lengthens_the_default_alone() -> None:
+    usual = tuning(plan("lp-ft")).epochs
+    assert tuning(plan("lp-ft", epochs_factor=0.5)).epochs == pytest.approx(usual / 2, abs=1)
+    assert tuning(plan("lp-ft", epochs_factor=2)).epochs == pytest.approx(2 * usual, abs=1)
+    assert tuning(plan("lp-ft", epochs_factor=1e-4)).epochs == 1
+    assert tuning(plan("lp-ft", epochs_factor=2, epochs=7)).epochs == 7
+
+
 def test_plan_files_with_mistakes_name_all_of_them() -> None:
     text = plan("lp-ft").to_yaml()
     with pytest.raises(
