@@ -134,7 +134,7 @@ class _Steps(_Section):
     epochs: int | None = Field(None, ge=1)
     """Passes over the training images in the main phase; default: by the number of images."""
     epochs_factor: float = Field(1.0, gt=0, le=100)
-    """Multiple of that default: 0.25 for a quick answer, 2 for the last tenths."""
+    """Multiple of that default, which remains at least 300 steps: 0.25 for a quick answer."""
     batch_size: _AtLeastOne | Literal["auto"] = 64
     """Images per micro-batch; auto: as many of effective_batch as fit into memory."""
     accumulate: int = Field(1, ge=1)

@@ -47,8 +47,8 @@ def gradient_phase(
     if decay is None:
         depth = max(1, ctx.last - train_from)
         decay = decay_over_depth ** (1.0 / depth)
-    epochs = asked.epochs or default_epochs(
-        ctx.n_train, batch * accumulate, epochs_factor * asked.epochs_factor
+    epochs = asked.epochs or round(
+        epochs_factor * default_epochs(ctx.n_train, batch * accumulate, asked.epochs_factor)
     )
     epochs = max(epochs, asked.snapshots or 1)
     averaged = asked.swa is not None or asked.snapshots is not None
@@ -110,14 +110,14 @@ def head_phase(ctx: Context) -> ProbePhase:
 
 
 def default_epochs(n: int, batch: int, factor: float = 1.0) -> int:
-    """``clip(20 sqrt(5000 / n), 5, 100)`` times the factor, and at least MIN_STEPS steps.
+    """``clip(20 sqrt(5000 / n), 5, 100)`` times the factor, and in any case MIN_STEPS steps.
 
-    >>> [default_epochs(n, 64) for n in (5000, 1250, 500_000)], default_epochs(20, 16)
-    ([20, 40, 5], 150)
+    >>> [default_epochs(n, 64) for n in (5000, 1250, 500_000)], default_epochs(20, 16), default_epochs(5000, 64, 0.25)
+    ([20, 40, 5], 150, 5)
     """
     base = min(100.0, max(5.0, 20.0 * math.sqrt(5000 / n)))
     enough = MIN_STEPS / math.ceil(n / batch)
-    return max(1, round(max(base, min(enough, 150.0)) * factor))
+    return max(1, round(max(base * factor, min(enough, 150.0))))
 
 
 def scaled_lr(source_lr: float, source_batch: int, batch: int, optimizer: str) -> float:

@@ -135,11 +135,12 @@ def test_amount_sets_length_batch_norms_and_smoothing() -> None:
 
 
 def test_a_factor_shortens_or_lengthens_the_default_alone() -> None:
-    usual = tuning(plan("lp-ft")).epochs
-    assert tuning(plan("lp-ft", epochs_factor=0.5)).epochs == pytest.approx(usual / 2, abs=1)
-    assert tuning(plan("lp-ft", epochs_factor=2)).epochs == pytest.approx(2 * usual, abs=1)
-    assert tuning(plan("lp-ft", epochs_factor=1e-4)).epochs == 1
-    assert tuning(plan("lp-ft", epochs_factor=2, epochs=7)).epochs == 7
+    usual = tuning(plan("lp-ft", n=5000)).epochs
+    assert tuning(plan("lp-ft", n=5000, epochs_factor=0.5)).epochs == pytest.approx(usual / 2, abs=1)
+    assert tuning(plan("lp-ft", n=5000, epochs_factor=2)).epochs == pytest.approx(2 * usual, abs=1)
+    assert tuning(plan("lp-ft", n=5000, epochs_factor=2, epochs=7)).epochs == 7
+    least = tuning(plan("partial", n=640, epochs_factor=0.01))
+    assert (least.batch_size, least.epochs) == (64, 30), "300 steps remain"
 
 
 def test_plan_files_with_mistakes_name_all_of_them() -> None:
