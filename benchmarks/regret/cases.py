@@ -1,7 +1,7 @@
 """Which data sets, and at which sizes: whatever lies in a root folder with class folders in it.
 
-No data set is known by name. The one table is relatives.yaml, which says who is related to whom, so that nothing
-fitted on a data set is judged on its relatives.
+No data set is known by name. The one table is relatives.yaml, which says who is related to whom: which data sets, so
+that nothing fitted on one is judged on its relatives, and within some of them which images.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ DIAL = "~"
 
 Families = Mapping[str, Sequence[str]]
 
+_RELATIVES = Path(__file__).with_name("relatives.yaml")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -38,6 +40,8 @@ class Case:
     """Images of the largest class that training and validation may take from."""
     images: int
     """Candidate files in all."""
+    group_by: str | None = None
+    """What keeps relatives among its images on one side of every split: `data.group_by`."""
 
     def sizes(self, wanted: Iterable[Size] = SIZES) -> list[Size]:
         """Those sizes that differ: one that takes every image of every class is `all`, measured once.
@@ -70,9 +74,8 @@ def read_size(text: str) -> Size:
 
 def read_families(path: Path | None = None) -> Families:
     """Family -> name patterns, from relatives.yaml. Raises ConfigError."""
-    path = path or Path(__file__).with_name("relatives.yaml")
-    tree = read_yaml(path, "Relatives", "families")
-    found = tree.get("families")
+    path = path or _RELATIVES
+    found = read_yaml(path, "Relatives", "families").get("families")
     lists = isinstance(found, dict) and all(
         isinstance(v, list) and all(isinstance(p, str) for p in v) for v in found.values()
     )
@@ -81,6 +84,15 @@ def read_families(path: Path | None = None) -> Families:
             must(str(path), "a mapping with `families`: name -> list of patterns", type(found).__name__)
         )
     return {str(family): tuple(patterns) for family, patterns in found.items()}  # type: ignore[union-attr]
+
+
+def read_groups(path: Path | None = None) -> Mapping[str, str]:
+    """Name pattern of data sets -> `data.group_by` for them, from relatives.yaml. Raises ConfigError."""
+    path = path or _RELATIVES
+    found = read_yaml(path, "Relatives", "families").get("groups", {})
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise ConfigError(must(str(path), "with `groups` a mapping from name patterns to expressions", found))
+    return {str(names): str(by) for names, by in found.items()}
 
 
 def family_of(name: str, families: Families) -> str:
@@ -126,12 +138,14 @@ def find_cases(root: Path, names: Sequence[str] = (), families: Families | None 
 def make_case(path: Path, families: Families) -> Case:
     """Count the files of one data set; nothing is opened. Raises DataError where it is laid out otherwise."""
     layout = find_layout(path)
+    parent = path.name.split(DIAL)[0].lower()
     return Case(
         name=path.name,
         path=path,
         family=family_of(path.name, families),
         largest=_largest(layout),
         images=sum(len(files) for classes in layout.splits.values() for files in classes.values()),
+        group_by=next((by for names, by in read_groups().items() if fnmatch.fnmatch(parent, names)), None),
     )
 
 

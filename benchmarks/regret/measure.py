@@ -114,7 +114,12 @@ class Bench:
     def cell_recipe(self, cell: Cell, strategy: str = AUTO) -> Recipe:
         """The recipe of one row."""
         data = self.recipe.data.model_dump(exclude_unset=True)
-        keys = {**data, "path": str(cell.case.path), "limit_per_class": cell.size}
+        keys = {
+            "group_by": cell.case.group_by,
+            **data,
+            "path": str(cell.case.path),
+            "limit_per_class": cell.size,
+        }
         train = {"save_every": _NEVER, **self.recipe.train.model_dump(exclude_unset=True)}
         return self.recipe.override(data=keys, train=train, seed=cell.seed, strategy=strategy)
 

@@ -15,6 +15,7 @@ from benchmarks.regret.cases import (
     find_cases,
     make_case,
     read_families,
+    read_groups,
     read_size,
 )
 from finetune.data.load import load_data
@@ -82,3 +83,14 @@ def test_families(tmp_path: Path) -> None:
     bad.write_text("families: [a]")
     with pytest.raises(ConfigError, match="must be a mapping with `families`: name -> list of patterns"):
         read_families(bad)
+
+
+def test_images_that_belong_together_are_named_by_the_table(picture_folder: Path, tmp_path: Path) -> None:
+    tracks = tmp_path / "gtsrb_small"
+    shutil.copytree(picture_folder, tracks)
+    assert make_case(tracks, {}).group_by == read_groups()["gtsrb*"]
+    assert make_case(picture_folder, {}).group_by is None
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("families: {}\ngroups: {a: [1]}\n")
+    with pytest.raises(ConfigError, match="`groups` a mapping from name patterns to expressions"):
+        read_groups(bad)
