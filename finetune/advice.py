@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from finetune import runtime
-from finetune.errors import ConfigError, must
+from finetune import ranks, runtime
+from finetune.errors import ConfigError, DataError, must
 from finetune.events import Listener
+from finetune.features.extract import extract_together
 from finetune.recipe import Recipe
 from finetune.strategy import STRATEGIES
 from finetune.strategy.context import Context
@@ -19,6 +22,7 @@ from finetune.strategy.decision import Decision, given, informed, neighbours
 from finetune.strategy.evidence import gather
 from finetune.strategy.explanation import Explanation
 from finetune.strategy.invariance import Trial, spare, try_augmentations
+from finetune.strategy.measure import sample_indices
 from finetune.strategy.plan import Plan
 
 if TYPE_CHECKING:
@@ -73,6 +77,39 @@ def set_up(
     )
     listener.on_backbone(_facts(backbone, device, threads))
     return Setup(bundle, backbone.to(device), device, threads, obeyed)
+
+
+def require_alike(setup: Setup) -> None:
+    """Raises DataError where the processes of one training do not see the same images."""
+    bundle = setup.bundle
+    digest = hashlib.sha256()
+    for part in (bundle.train, bundle.val, bundle.test):
+        for index in range(len(part)):
+            digest.update(part.fingerprint(index))
+        digest.update(str(part.labels.tolist()).encode())
+    seen = ranks.gather((digest.hexdigest(), platform.node()))
+    other = next((i for i, (found, _) in enumerate(seen) if found != seen[0][0]), None)
+    if other is not None:
+        raise DataError(
+            f"All processes must see the same images. Process {other} on {seen[other][1]} sees others than process 0 "
+            f"on {seen[0][1]}. data.path must hold the same files on every machine."
+        )
+
+
+def look_together(recipe: Recipe, setup: Setup, listener: Listener) -> None:
+    """What ``decide`` will look at, computed by all processes, so that the main one finds it in its cache."""
+    if recipe.strategy in ("linear", "scratch"):  # nothing is measured
+        return
+    images = setup.bundle.train
+    extract_together(
+        setup.backbone,
+        images.subset(sample_indices(images.labels, seed=recipe.seed)),
+        device=setup.device,
+        cache=recipe.probe.cache,
+        threads=recipe.data.workers,
+        message=listener.on_message,
+        progress=lambda done, total: listener.on_progress("looking at the images", done, total),
+    )
 
 
 def advised(recipe: Recipe, data: DataBundle | None = None, listener: Listener | None = None) -> Explanation:

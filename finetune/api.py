@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune import ranks
 from finetune.errors import ConfigError, RunError, must
 from finetune.events import Listener
 from finetune.recipe import Recipe
@@ -40,6 +42,9 @@ def run(
 ) -> Run:
     """The main job: look at the images, decide, train, test, keep everything in a run folder.
 
+    In a script that torchrun or ``accelerate launch`` starts in several processes, all call it and work together; the
+    main one alone writes and listens.
+
     Args:
         recipe: a Recipe, a mapping of recipe keys, a recipe file, or the name of a shipped recipe.
         overrides: ``"key=value"`` strings, as on the command line.
@@ -60,8 +65,9 @@ def run(
 
         refuse_beside_plan(overrides)
     resolved = as_recipe(recipe, *overrides)
-    folder = RunFolder.choose(resolved)
-    Pipeline(resolved, folder, data, listener or Listener(), figures, plan).start()
+    with _together(resolved):
+        folder = RunFolder(ranks.on_main(lambda: RunFolder.choose(resolved).path))
+        Pipeline(resolved, folder, data, _heard(listener), figures, plan).start()
     return Run(folder.path)
 
 
@@ -94,9 +100,23 @@ def resume(
     from finetune.pipeline import Pipeline
 
     folder = RunFolder.find(path)
-    if not folder.finished:
-        Pipeline(folder.recipe(), folder, data, listener or Listener(), figures).go_on()
+    recipe = folder.recipe()
+    with _together(recipe):
+        if not ranks.on_main(lambda: folder.finished):
+            Pipeline(recipe, folder, data, _heard(listener), figures).go_on()
     return Run(folder.path)
+
+
+def _together(recipe: Recipe) -> AbstractContextManager[None]:
+    """Inside the block the processes that were started together work together, each on its device."""
+    from finetune import runtime
+
+    return ranks.session(lambda: runtime.choose_device(recipe.device))
+
+
+def _heard(listener: Listener | None) -> Listener:
+    """Of several processes the main one alone is listened to."""
+    return listener if listener is not None and ranks.main() else Listener()
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:

@@ -8,6 +8,7 @@
     ├── TrainingError        training cannot start or go on
     ├── ExportError          the checkpoint cannot be written in the asked format
     ├── RunError             a run folder is missing, incomplete or already exists
+    ├── ProcessError         one of several processes ended; exits 1
     └── Interrupted          Ctrl-C or SIGTERM: state was saved; exits 130
 
 Messages have one shape (scikit-learn's): ``X must be CONSTRAINT. Got VALUE instead.`` and what to do.
@@ -23,6 +24,8 @@ class FinetuneError(Exception):
     """Root of everything a user can cause or mend."""
 
     exit_code = 2
+    told = False
+    """Whether another process of the same training says it."""
 
 
 class ConfigError(FinetuneError):
@@ -51,6 +54,12 @@ class ExportError(FinetuneError):
 
 class RunError(FinetuneError):
     """A run folder is missing, incomplete or already exists."""
+
+
+class ProcessError(FinetuneError):
+    """One of the processes of a training ended before its time."""
+
+    exit_code = 1
 
 
 class Interrupted(FinetuneError):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from finetune import advice, runtime
+from finetune import advice, ranks, runtime
 from finetune.advice import Setup
 from finetune.errors import FinetuneError, Interrupted, RunError
 from finetune.events import Listener
@@ -56,7 +57,7 @@ class Pipeline:
         with self._interruptible():
             try:
                 setup = self._prepare()
-                plan = self._decide(setup)
+                plan = self._decide_together(setup)
                 refuse_impossible(plan, setup.bundle.classes)
             except FinetuneError as error:
                 if self.created and not isinstance(error, Interrupted):
@@ -75,28 +76,35 @@ class Pipeline:
                 "that finetune.data.load.from_datasets makes of the same data set, recipe.data and seed."
             )
         with self._interruptible():
-            if (self.folder.path / "timing.json").is_file():
+            if ranks.main() and (self.folder.path / "timing.json").is_file():
                 self.earlier = float(self.folder.read_json("timing.json").get("seconds", 0.0))
             setup = self._prepare(create=False)
-            saved = self.folder.path / "plan.yaml"
-            if not saved.is_file():
-                plan = self._decide(setup)
-            else:
-                plan = Plan.from_yaml(saved.read_text(encoding="utf-8"), str(saved))
-                if (self.folder.path / "decision.json").is_file():
-                    with contextlib.suppress(RunError):  # a damaged explanation stops no training
-                        self.obeyed = self.folder.read_json("decision.json").get("plan_given") is True
-                    self.listener.on_plan(plan)
-                else:  # only a given plan lies there before it is explained
-                    self._explain(advice.obey(plan, self.recipe, setup, self.listener))
+            plan = ranks.on_main(lambda: self._plan_again(setup))
             with self._tracked(resume=True):
                 self._finish(setup, plan, resume=True)
+
+    def _plan_again(self, setup: Setup) -> Plan:
+        """The plan that the run began with."""
+        saved = self.folder.path / "plan.yaml"
+        if not saved.is_file():
+            return self._decide(setup)
+        plan = Plan.from_yaml(saved.read_text(encoding="utf-8"), str(saved))
+        if not (self.folder.path / "decision.json").is_file():
+            # Only a given plan lies there before it is explained.
+            return self._explain(advice.obey(plan, self.recipe, setup, self.listener))
+        with contextlib.suppress(RunError):  # a damaged explanation stops no training
+            self.obeyed = self.folder.read_json("decision.json").get("plan_given") is True
+        self.listener.on_plan(plan)
+        return plan
 
     # --- the steps ------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _tracked(self, resume: bool) -> Iterator[None]:
         """Inside the block the trackers listen too."""
+        if not ranks.main():
+            yield
+            return
         from finetune.training.trackers.told import tracked
 
         outer = self.listener
@@ -110,16 +118,31 @@ class Pipeline:
         from finetune.training.trackers.told import require_trackers
 
         require_trackers(self.recipe.train.trackers)
-        setup = advice.set_up(self.recipe, self.given, self.listener, self.given_plan)
+        setup = ranks.each(lambda: advice.set_up(self.recipe, self.given, self.listener, self.given_plan))
         self.device = setup.device
-        if create:
-            self.folder.create(self.recipe, setup.given[1] if setup.given else None)
-            self.created = True
-            self.folder.record_images(setup.bundle)
-            self.folder.write_json("env.json", runtime.environment(self.device))
-        else:
-            self.folder.require_same_images(setup.bundle)
+        if not ranks.alone():
+            advice.require_alike(setup)
+            self.listener.on_message(runtime.processes_line(setup.device, setup.threads))
+
+        def prepare() -> None:
+            if create:
+                self.folder.create(self.recipe, setup.given[1] if setup.given else None)
+                self.created = True
+                self.folder.record_images(setup.bundle)
+                self.folder.write_json("env.json", runtime.environment(self.device))
+            else:
+                self.folder.require_same_images(setup.bundle)
+            if note := os.environ.get(ranks.NOTE):
+                Path(note).write_text(self.folder.go_on, encoding="utf-8")
+
+        ranks.on_main(prepare)
         return setup
+
+    def _decide_together(self, setup: Setup) -> Plan:
+        """All processes compute the features; the main one decides, for all."""
+        if setup.given is None and not ranks.alone():
+            advice.look_together(self.recipe, setup, self.listener)
+        return ranks.on_main(lambda: self._decide(setup))
 
     def _decide(self, setup: Setup) -> Plan:
         if setup.given is not None:
@@ -162,29 +185,41 @@ class Pipeline:
         backbone = starting_backbone(plan, self.recipe, bundle, setup.backbone)
         backbone = execute(plan, backbone, bundle, self.recipe, self.folder.path, self.listener, resume)
         backbone.eval()
-        save_backbone(backbone, self.folder.model, classes=bundle.classes)
-        facts = self.folder.read_json("training.json")["phases"].get(str(len(plan.phases) - 1), {})
-        if cycles := facts.get("snapshots"):
-            folders = [f"snapshots/{number}" for number in range(1, cycles + 1)]
-            self.folder.write_members("snapshots", [{"model": f, "weight": 1 / cycles} for f in folders])
+
+        def save() -> None:
+            save_backbone(backbone, self.folder.model, classes=bundle.classes)
+            facts = self.folder.read_json("training.json")["phases"].get(str(len(plan.phases) - 1), {})
+            if cycles := facts.get("snapshots"):
+                folders = [f"snapshots/{number}" for number in range(1, cycles + 1)]
+                self.folder.write_members("snapshots", [{"model": f, "weight": 1 / cycles} for f in folders])
+
+        ranks.on_main(save)
         self._test(bundle, backbone, plan)
 
     def _test(self, bundle: DataBundle, backbone: Backbone, plan: Plan) -> None:
         from finetune.evaluation.ensembles import load_members, mean_probabilities
-        from finetune.evaluation.metrics import accuracy, score
-        from finetune.evaluation.predict import predict_images, predict_members
-        from finetune.evaluation.table import write_predictions
+        from finetune.evaluation.metrics import accuracy
+        from finetune.evaluation.predict import predict_together
 
         untouched = plan.init == "pretrained" and all(phase.kind == "probe" for phase in plan.phases)
         told: dict[str, Any] = {"threads": self.recipe.data.workers, "listener": self.listener}
         members: dict[str, Any] = {}
-        if listed := self.folder.members():
-            parts = predict_members(load_members(listed, self.device), bundle.test, **told)
+        if listed := ranks.on_main(self.folder.members):
+            networks = ranks.each(lambda: load_members(listed, self.device))
+            parts = predict_together(networks, bundle.test, **told)
             probabilities = mean_probabilities(parts, [weight for _, weight in listed])
             members = {"members": [accuracy(bundle.test.labels, part.argmax(1)) for part in parts]}
         else:
             cache = untouched and self.recipe.probe.cache
-            probabilities = predict_images(backbone, bundle.test, cache=cache, **told)
+            (probabilities,) = predict_together(backbone, bundle.test, cache=cache, **told)
+        ranks.on_main(lambda: self._result(bundle, backbone, plan, probabilities, members))
+
+    def _result(
+        self, bundle: DataBundle, backbone: Backbone, plan: Plan, probabilities: Any, members: dict[str, Any]
+    ) -> None:
+        from finetune.evaluation.metrics import score
+        from finetune.evaluation.table import write_predictions
+
         scores = score(bundle.test.labels, probabilities, bundle.classes)
         names = [bundle.test.name(i) for i in range(len(bundle.test))]
         write_predictions(
@@ -237,12 +272,13 @@ class Pipeline:
             with sigterm_raises():
                 yield
         except (KeyboardInterrupt, Interrupted) as stop:
-            if not self.created:
+            if not self.created and ranks.main():
                 raise Interrupted(
                     "Stopped before anything was written. Run the same command again."
                 ) from None
-            with contextlib.suppress(FinetuneError):
-                self.folder.write_json("timing.json", {"seconds": self._elapsed()})
+            if ranks.main():
+                with contextlib.suppress(FinetuneError):
+                    self.folder.write_json("timing.json", {"seconds": self._elapsed()})
             if isinstance(stop, Interrupted):
                 raise
             raise Interrupted(f"Stopped. Go on with: {self.folder.go_on}") from None

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune import ranks
 from finetune.errors import ConfigError, must
 from finetune.version import __version__
 
@@ -25,9 +26,14 @@ def cache_dir() -> Path:
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
-    """CUDA before MPS before CPU; a device asked for by name must be there. Raises ConfigError."""
+    """CUDA before MPS before CPU; a device asked for by name must be there. Raises ConfigError.
+
+    Of several processes each takes a GPU of its own where there are enough, else all take the CPU.
+    """
     import torch
 
+    if ranks.asked():
+        return _device_of_process(wanted)
     if wanted == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -42,17 +48,52 @@ def choose_device(wanted: str = "auto") -> torch.device:
     return device
 
 
+def _device_of_process(wanted: str) -> torch.device:
+    import torch
+
+    count, gpus = ranks.local_world(), torch.cuda.device_count()
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            must(
+                "device",
+                "auto, cpu or cuda with several processes",
+                repr(wanted),
+                "Each takes its own GPU.",
+            )
+        )
+    if wanted == "cuda" and gpus < count:
+        raise ConfigError(must("device", f"cpu or auto for {count} processes on {gpus} GPU(s)", repr(wanted)))
+    return (
+        torch.device("cpu") if wanted == "cpu" or gpus < count else torch.device("cuda", ranks.local_rank())
+    )
+
+
+def processes_line(device: torch.device, threads: int) -> str:
+    """What several processes compute on, in a sentence."""
+    count, here = ranks.world(), ranks.local_world()
+    machines = "" if here == count else f", {here} of them on this machine"
+    if device.type == "cuda":
+        return f"{count} processes{machines}, a GPU each."
+    import torch
+
+    gpus = torch.cuda.device_count()
+    few = f" ({gpus} GPU{'s are' if gpus > 1 else ' is'} too few)" if 0 < gpus < here else ""
+    return f"{count} processes{machines}, on the CPU with {threads} compute thread{'s' * (threads > 1)} each{few}."
+
+
 def choose_threads(wanted: int | str = "auto") -> int:
     """Compute threads: as many as there are idle cores, at least one.
 
     More threads than idle cores are not merely useless: they wait for each other at every barrier, and two
-    threads on a busy two-core machine were measured up to nine times slower than one.
+    threads on a busy two-core machine were measured up to nine times slower than one. Several processes on this
+    machine divide them.
     """
     if wanted != "auto":
         return max(1, int(wanted))
     if os.environ.get("OMP_NUM_THREADS", "").isdigit():
         return max(1, int(os.environ["OMP_NUM_THREADS"]))
-    return max(1, min(available_cores(), round(available_cores() - busy_cores())))
+    idle = min(available_cores(), round(available_cores() - busy_cores()))
+    return max(1, idle // ranks.local_world())
 
 
 def available_cores() -> int:
@@ -100,6 +141,8 @@ def configure_threads(count: int) -> None:
     import torch
 
     torch.set_num_threads(count)
+    if ranks.asked():  # accelerate would choose a number of its own
+        os.environ.setdefault("OMP_NUM_THREADS", str(count))
 
 
 def seed_everything(seed: int) -> None:

@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "finetune"
 # Lower layers first; rooms of one layer may not import each other.
 LAYERS = [
     {"errors", "version"},
-    {"registry", "files", "resources", "events", "regularise", "averaging", "interval"},
+    {"registry", "files", "resources", "events", "regularise", "averaging", "interval", "ranks"},
     {"solvers"},
-    {"recipe", "runtime", "coach"},
+    {"recipe", "runtime", "coach", "launch"},
     {"data"},
     {"zoo"},
     {"features"},

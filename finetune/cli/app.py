@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import click
 
+from finetune import ranks
 from finetune.errors import FinetuneError, Interrupted, did_you_mean
 from finetune.version import __version__
 
@@ -43,7 +44,11 @@ class Failed(click.ClickException):
         # click declares exit_code for the class; here each error brings its own.
         vars(self)["exit_code"] = error.exit_code
 
+        self.told = error.told
+
     def show(self, file: IO[Any] | None = None) -> None:
+        if self.told:
+            return
         stopped = self.exit_code == Interrupted.exit_code
         label = "" if stopped else click.style("Error: ", fg="red", bold=True)
         click.echo(f"{label}{self.message}", file=file or sys.stderr)
@@ -104,7 +109,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in self.lazy.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        with CtrlC() as ctrl_c:
+        with CtrlC() as ctrl_c, ranks.quiet():
             try:
                 return super().invoke(ctx)
             except FinetuneError as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from finetune import launch, ranks
 from finetune.cli import screen
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     help="json: the decision as one document on stdout before training; everything else on stderr.",
 )
 @click.option("--no-preflight", is_flag=True, help="Train without looking for silent mistakes before.")
+@click.option("--processes", type=click.IntRange(1), metavar="N", help="Train in N processes, a GPU each.")
 @click.option("--quiet", is_flag=True, help="Print the result only.")
 def run(
     overrides: tuple[str, ...],
@@ -62,6 +64,7 @@ def run(
     seed: int | None,
     explain: str,
     no_preflight: bool,
+    processes: int | None,
     quiet: bool,
 ) -> None:
     """Look at the images, decide how to use a pretrained network, train, test.
@@ -86,6 +89,9 @@ def run(
         out=out,
         seed=seed,
     )
+    if launch.needed(processes):
+        launch.again(click.get_current_context(), "processes")
+        return
 
     from finetune.data import ahead
 
@@ -95,7 +101,8 @@ def run(
 
     with Story(quiet, json=explain == "json") as story:
         finished = run_api(resolved, plan=plan, listener=story)
-        story.ending(finished.path, finished.result)
+        if ranks.main():
+            story.ending(finished.path, finished.result)
 
 
 def asked_for(
@@ -130,17 +137,22 @@ def asked_for(
 
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path())
+@click.option("--processes", type=click.IntRange(1), metavar="N", help="Go on in N processes, a GPU each.")
 @click.option("--quiet", is_flag=True, help="Print the result only.")
-def resume(run: str, quiet: bool) -> None:
+def resume(run: str, processes: int | None, quiet: bool) -> None:
     """Go on with the stopped run in the folder RUN, exactly where it was."""
     from finetune.api import resume as resume_api
     from finetune.cli.story import Story
     from finetune.run_folder import RunFolder
 
     done = RunFolder.find(run).finished
+    if launch.needed(processes) and not done:
+        launch.again(click.get_current_context(), "processes")
+        return
     with Story(quiet) as story:
         finished = resume_api(run, listener=story)
         if done:
             screen.say(f"Run {Path(run)} had finished already.")
             story.on_result(finished.result)
-        story.ending(finished.path, finished.result)
+        if ranks.main():
+            story.ending(finished.path, finished.result)

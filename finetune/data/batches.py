@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from finetune import ranks
 from finetune.data import AUGMENTATIONS
 from finetune.data.augment import Augmentation, flip_safe
 from finetune.data.imageset import ImageSet
@@ -130,14 +131,25 @@ class TrainBatches:
         used = sum(image.width * image.height * BYTES_A_PIXEL for image in self._kept.values())
         return min(1.0, (self._free + used) / used * len(self._kept) / len(self.images))
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches number ``start`` and on: (B, 3, S, S) uint8 images and (B,) int64 labels."""
+    def size(self, number: int) -> int:
+        """Images in batch ``number`` of an epoch, over all processes."""
+        last = number == len(self) - 1
+        return len(self.images) - number * self.batch_size if last else self.batch_size
+
+    def epoch(self, epoch: int, start: int = 0, neighbour: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches number ``start`` and on: (B, 3, S, S) uint8 images and (B,) int64 labels.
+
+        Of several processes each gets its share of every batch; with ``neighbour`` the row before it comes first,
+        around the batch's end, unless the share is the whole batch or empty.
+        """
         order, side = self.order(epoch), self.prep.size
         again = returns(order)
 
         def make(pool: ThreadPoolExecutor, number: int) -> tuple[tuple[Tensor, Tensor], list[Future[None]]]:
             end = len(order) if number == len(self) - 1 else (number + 1) * self.batch_size
             chosen, seen = order[number * self.batch_size : end], again[number * self.batch_size : end]
+            mine = share_rows(len(chosen), neighbour)
+            chosen, seen = chosen[mine], seen[mine]
             out = torch.empty((len(chosen), 3, side, side), dtype=torch.uint8)
             pixels = out.numpy()
 
@@ -164,6 +176,13 @@ class TrainBatches:
             self._free -= size
             self._kept[sample] = image
         return image
+
+
+def share_rows(n: int, neighbour: bool = False) -> np.ndarray:
+    """Indices of this process's rows of a batch of ``n``; see ``TrainBatches.epoch``."""
+    begin, end = ranks.rows(n)
+    first = begin - 1 if neighbour and 0 < end - begin < n else begin
+    return np.arange(first, end) % n
 
 
 def _chunk(count: int, threads: int) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from finetune import ranks
+
 MEBI = 2**20
 BYTES_A_PIXEL = 4
 """Of a decoded RGB image: Pillow pads every pixel to four bytes."""
@@ -29,5 +31,5 @@ def available_memory() -> int:
 
 
 def budget(most: int, share: float) -> int:
-    """At most ``most`` bytes and at most ``share`` of what is available."""
-    return min(most, int(available_memory() * share))
+    """At most ``most`` bytes and at most ``share`` of what is available; processes on one machine divide that."""
+    return min(most, int(available_memory() * share)) // ranks.local_world()

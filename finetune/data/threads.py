@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
+from finetune import ranks
 from finetune.runtime import available_cores
 
 CHUNK = 32
@@ -13,9 +14,10 @@ CHUNK = 32
 
 
 def worker_count(workers: int | Literal["auto"] = "auto") -> int:
-    """How many threads decode: the recipe's number, or one a core this process may use, at most 8."""
+    """How many threads decode: the recipe's number, or one a core this process may use, at most 8; several
+    processes on one machine divide the cores."""
     if workers == "auto":
-        return min(8, available_cores())
+        return min(8, max(1, available_cores() // ranks.local_world()))
     return max(1, workers)
 
 

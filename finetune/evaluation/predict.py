@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from finetune import ranks
 from finetune.data.datasets import as_image
 from finetune.data.decode import open_rgb
 from finetune.data.imageset import ImageSet
 from finetune.errors import DataError
 from finetune.evaluation.ensembles import Members, mean_probabilities
 from finetune.events import Listener
-from finetune.features.extract import extract
+from finetune.features.extract import extract, extract_together
 from finetune.zoo.backbone import Backbone
 
 _CHUNK = 256  # loose images held in memory at once
@@ -59,6 +60,27 @@ def predict_images(
         progress=lambda done, total: told.on_progress("testing", done, total),
     )
     return head_probabilities(backbone, np.concatenate([found.taps[i] for i in backbone.head_taps], axis=1))
+
+
+def predict_together(
+    backbone: Backbone | Members, images: ImageSet, *, cache: bool = False, **told: Any
+) -> list[np.ndarray]:
+    """(N, K) probabilities of the network, or of each of several, every process computing a share of the images.
+
+    Arguments as for ``predict_images``; features to be kept are computed before, see ``extract_together``.
+    """
+    networks = backbone.networks if isinstance(backbone, Members) else (backbone,)
+    share = images if cache or ranks.alone() else images.subset(range(*ranks.rows(len(images))))
+
+    def work() -> list[np.ndarray]:
+        return [predict_images(one, share, cache=cache, **told) for one in networks]
+
+    if not cache:
+        return [ranks.gather_rows(part) for part in ranks.each(work)]
+    for one in networks:
+        device = next(one.parameters()).device
+        extract_together(one, images, device=device, threads=told.get("threads", "auto"))
+    return ranks.on_main(work)
 
 
 def predict_members(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from finetune import ranks
 from finetune.data.threads import worker_count
 from finetune.data.transforms import evaluate_pixels
 from finetune.errors import DataError, must
@@ -92,6 +93,52 @@ def extract(
     return Features(
         [np.ascontiguousarray(block) for block in chosen], np.asarray(images.labels, dtype=np.int64)
     )
+
+
+def extract_together(
+    backbone: Backbone,
+    images: ImageSet,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    cache: bool = True,
+    threads: int | Literal["auto"] = "auto",
+    message: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Let every process compute a share of what the main one has not cached, so that its ``extract`` finds it all.
+
+    Arguments as there. Nothing where there is one process.
+    """
+    if ranks.alone() or len(images) == 0:
+        return
+    digests = [images.fingerprint(i) for i in range(len(images))]
+    key = network_key(backbone)
+
+    def missing() -> list[int]:
+        store = FeatureCache(key, cache, message)
+        store.find(digests)
+        return list({d: i for i, d in reversed(list(enumerate(digests))) if d not in store}.values())[::-1]
+
+    todo = ranks.on_main(missing)
+    for start in range(0, len(todo), ranks.world() * _SHARD_ROWS):
+        block = todo[start : start + ranks.world() * _SHARD_ROWS]
+        mine = block[slice(*ranks.rows(len(block)))]
+        own = FeatureCache(None, False, message)
+
+        def work(mine: list[int] = mine, own: FeatureCache = own) -> None:
+            if mine:
+                _compute(
+                    backbone, images, mine, digests, own, batch_size, torch.device(device), threads, progress
+                )
+
+        ranks.each(work)
+        rows = (
+            own.get([digests[i] for i in mine]) if mine else np.empty((0, sum(backbone.widths)), np.float32)
+        )
+        rows = ranks.gather_rows(rows)
+        if ranks.main():
+            FeatureCache(key, cache, message).add([digests[i] for i in block], rows)
 
 
 def _compute(

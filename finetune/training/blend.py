@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune import ranks
 from finetune.features.temperature import fit_temperature
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def _measure(job: Job, alpha: float) -> Point:
     for inputs, _ in job.feed.validation():
         with job.engine.autocast():
             parts.append(job.micro.logits(inputs).float().cpu())
-    logits, labels = torch.cat(parts).numpy().astype(np.float64), job.feed.val_labels.numpy()
+    mine = torch.cat(parts).numpy() if parts else np.empty((0, job.backbone.num_classes), np.float32)
+    logits, labels = ranks.gather_rows(mine).astype(np.float64), job.feed.val_labels.numpy()
     _, losses = fit_temperature(logits, labels)
     return Point(alpha, float(losses.mean()), float((logits.argmax(1) == labels).mean()))
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune import ranks
 from finetune.errors import RunError, must
 from finetune.files import atomic_path, remove_leftovers
 
@@ -61,13 +62,15 @@ class Good:
 
 
 class Checkpoints:
-    """The checkpoints/ folder of a run."""
+    """The checkpoints/ folder of a run. Of several processes the main one writes and reads, for all."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, state: dict[str, Any], best: Best | None, good: Good | None = None) -> None:
         """Write the state and what belongs to it. Raises RunError (full disk); what was there stays whole."""
+        if not ranks.main():
+            return
         for scored in (best, good.best if good else None):
             if scored is not None and not (self.folder / scored.file).exists():
                 write_state(self.folder / scored.file, vars(scored))
@@ -84,6 +87,9 @@ class Checkpoints:
 
         What a killed writer left behind is removed. Raises RunError.
         """
+        return ranks.on_main(self._load)
+
+    def _load(self) -> tuple[dict[str, Any], Best | None] | None:
         remove_leftovers(self.folder)
         if not (self.folder / _LAST).exists():
             return None
@@ -108,16 +114,20 @@ class Checkpoints:
 
     def save_start(self, phase: int, tensors: dict[str, Tensor]) -> None:
         """Keep the weights that a phase begins with, for as long as it may be gone on with. Raises RunError."""
-        write_state(self.folder / f"start-{phase}.pt", {"tensors": tensors})
+        if ranks.main():
+            write_state(self.folder / f"start-{phase}.pt", {"tensors": tensors})
 
     def load_start(self, phase: int) -> dict[str, Tensor]:
         """What save_start kept. Raises RunError where the file is missing or damaged."""
-        tensors: dict[str, Tensor] = read_state(self.folder / f"start-{phase}.pt")["tensors"]
+        tensors: dict[str, Tensor] = ranks.on_main(
+            lambda: read_state(self.folder / f"start-{phase}.pt")["tensors"]
+        )
         return tensors
 
     def drop_start(self, phase: int) -> None:
         """The phase is over."""
-        (self.folder / f"start-{phase}.pt").unlink(missing_ok=True)
+        if ranks.main():
+            (self.folder / f"start-{phase}.pt").unlink(missing_ok=True)
 
     def _remove_others(self, best: Best | None, good: Good | None) -> None:
         names = {thing.file for thing in (best, good, good.best if good else None) if thing is not None}
@@ -128,6 +138,8 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove what an earlier attempt left; called before a run's first step."""
+        if not ranks.main():
+            return
         remove_leftovers(self.folder)
         for path in self.folder.glob("*.pt"):
             path.unlink()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from finetune import ranks
 from finetune.data.threads import worker_count
 from finetune.errors import RunError
 from finetune.events import Listener
@@ -38,6 +39,7 @@ from finetune.training.optim import describe_groups, param_groups, summary_lines
 from finetune.training.precision import Precision, choose_precision
 from finetune.training.record import Record
 from finetune.training.refusals import refuse_impossible
+from finetune.training.rollback import copied
 from finetune.zoo.adapters import attach, freeze_all_but_adapters, merge, targets
 from finetune.zoo.heads import Bottleneck
 
@@ -90,7 +92,8 @@ class _Work:
 
     def run(self, resume: bool) -> Backbone:
         plan_digest = hashlib.sha256(self.plan.model_dump_json().encode()).hexdigest()
-        remove_leftovers(self.folder)
+        if ranks.main():
+            remove_leftovers(self.folder)
         saved = self.checkpoints.load() if resume else None
         if saved and saved[0]["plan"] != plan_digest:
             raise RunError(
@@ -127,7 +130,7 @@ class _Work:
         with (
             StopRequest(str(self.folder)) as stop,
             MetricsLog(self.folder, saved[0]["metrics"] if saved else None, self.listener.on_row) as log,
-            Coaching(self.folder, self.listener, self.recipe.train.coach) as coach,
+            Coaching(self.folder, self.listener, self.recipe.train.coach and ranks.main()) as coach,
         ):
             self.desk = Desk(
                 log,
@@ -150,7 +153,7 @@ class _Work:
                 facts = self.record.phase(index)
                 facts.update(name=phase.name, kind=phase.kind)
                 if isinstance(phase, ProbePhase):
-                    self._probe(phase, facts)
+                    self._probe_together(phase, facts)
                 else:
                     self._train(index, phase, facts, state)
                 facts["seconds"] = facts.get("seconds", 0.0) + time.perf_counter() - started
@@ -166,6 +169,22 @@ class _Work:
                 )
         self.backbone.freeze_below(0)
         return self.backbone.eval()
+
+    def _probe_together(self, phase: ProbePhase, facts: dict[str, Any]) -> None:
+        """All processes compute the features; the main one solves the head and hands it on."""
+        if ranks.alone():
+            return self._probe(phase, facts)
+        if phase.restart:
+            self.backbone.model.load_state_dict(self.pristine)
+        if phase.norms != "target":
+            from finetune.features.extract import extract_together
+
+            extract_together(self.backbone, self._bundle(phase).train, **self._extraction())
+        # On the CPU: another process would put tensors of a GPU onto this one's.
+        state = ranks.on_main(lambda: copied((self._probe(phase, facts), model_state(self.backbone))[1]))
+        if not ranks.main():
+            load_model_state(self.backbone, state)
+        return None
 
     def _probe(self, phase: ProbePhase, facts: dict[str, Any]) -> None:
         """Solve the head on cached features, with the norms' statistics that the phase names."""
@@ -201,12 +220,15 @@ class _Work:
         from finetune.features.extract import extract
         from finetune.features.probe import fit_probe
 
-        features = extract(
-            self.backbone, self._bundle(phase).train, batch_size=64, device=self.device,
-            cache=self.recipe.probe.cache, threads=self.recipe.data.workers, message=self.listener.on_message,
-            progress=lambda done, total: self.listener.on_progress("computing features", done, total),
-        )  # fmt: skip
+        features = extract(self.backbone, self._bundle(phase).train, **self._extraction())
         return fit_probe(phase, features.taps, features.labels, len(self.bundle.classes), self.recipe.seed)
+
+    def _extraction(self) -> dict[str, Any]:
+        return {
+            "batch_size": 64, "device": self.device, "cache": self.recipe.probe.cache,
+            "threads": self.recipe.data.workers, "message": self.listener.on_message,
+            "progress": lambda done, total: self.listener.on_progress("computing features", done, total),
+        }  # fmt: skip
 
     def _bundle(self, phase: ProbePhase | GradientPhase) -> DataBundle:
         """The images as the phase divides them: with ``train+val`` nothing is left to validate on."""
@@ -239,6 +261,8 @@ class _Work:
             self._adapt(phase)
         # Batch statistics of a single image are no statistics, and accumulation does not enlarge the batch.
         backbone.freeze_norms(phase.batch_norm == "frozen" or phase.batch_size == 1)
+        ranks.spread_tensors(list(backbone.state_dict().values()))
+        self._say_shares(phase)
         feed = Feed(
             backbone,
             self._bundle(phase),
@@ -295,7 +319,9 @@ class _Work:
             facts["snapshots"] = job.average.steps
         if phase.swa is not None and (layers := moving(backbone)):
             threads = worker_count(self.recipe.data.workers)
-            reestimate(backbone, self._bundle(phase).train, self.device, threads, seed, layers)
+            images = self._bundle(phase).train
+            ranks.on_main(lambda: reestimate(backbone, images, self.device, threads, seed, layers))
+            ranks.spread_tensors(list(backbone.buffers()))
             self.listener.on_message(
                 "Batch norms of the averaged network re-estimated on the training images."
             )
@@ -310,6 +336,22 @@ class _Work:
             facts["blend"] = {"alpha": alpha, "points": rows}
             self.listener.on_message(blended_line(alpha, rows))
             self.checkpoints.drop_start(index)
+
+    def _say_shares(self, phase: GradientPhase) -> None:
+        """What several processes make of the phase's batches."""
+        if ranks.alone():
+            return
+        least = phase.batch_size // ranks.world()
+        if least < 2:
+            self.listener.on_message(
+                f"Batches of {phase.batch_size} images leave some of the {ranks.world()} processes without work: take "
+                f"train.batch_size={2 * ranks.world()} or more."
+            )
+        if phase.batch_norm == "train" and moving(self.backbone):
+            self.listener.on_message(
+                f"Batch norms train on the {least} images of each process's share, not on whole batches; their "
+                "running statistics are the mean of all."
+            )
 
     def _put_head(self, phase: GradientPhase) -> None:
         """A new head where the phase asks for another kind than the network has."""

@@ -2,7 +2,8 @@
 
 Batches are uint8 images, or, where the frozen part of the network would give the same activations every
 epoch, those activations, computed once: always for the validation images, for the training images where the
-phase does not augment, mix or add noise. ``forward`` takes either.
+phase does not augment, mix or add noise. ``forward`` takes either. Of several processes each has its share of every
+batch and of the validation images.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from finetune.data.batches import TrainBatches, eval_tensor
+from finetune import ranks
+from finetune.data.batches import TrainBatches, eval_tensor, share_rows
 from finetune.strategy.plan import GradientPhase
 from finetune.training.engine import to_device
 from finetune.training.mixing import Disturbance, disturbs
@@ -56,8 +58,10 @@ class Feed:
         self.classes = tuple(bundle.classes)
         self.train_labels = torch.as_tensor(bundle.train.labels)
         self._disturb = Disturbance(phase, len(self.classes), seed) if disturbs(phase) else None
-        self._val = eval_tensor(bundle.val, prep, threads)  # (N, 3, S, S) uint8
         self.val_labels = torch.as_tensor(bundle.val.labels)
+        mine = range(*ranks.rows(len(bundle.val)))
+        self._val = eval_tensor(bundle.val.subset(mine), prep, threads)  # (N, 3, S, S) uint8
+        self._val_mine = self.val_labels[mine.start : mine.stop]
         self._train_hidden: Tensor | None = None
         self._precision = Precision("fp32", False)
         self._fixed_images = (
@@ -101,7 +105,8 @@ class Feed:
                 size = hidden[0].numel() * hidden.element_size()
                 if hidden.shape[1:] == self._image_shape:
                     return None  # ``forward`` tells activations from images by their shape
-                if size * len(images) > _MEMORY_SHARE * _memory_bytes() or size > _GROWTH * images[0].numel():
+                room = _MEMORY_SHARE * _memory_bytes() / ranks.local_world()
+                if size * len(images) > room or size > _GROWTH * images[0].numel():
                     return None
                 kept = torch.empty((len(images), *hidden.shape[1:]), dtype=hidden.dtype)
             kept[start : start + len(hidden)] = hidden.cpu()
@@ -144,12 +149,18 @@ class Feed:
         Images come as uint8, or as normalised floats where the phase mixes them or adds noise; mixed labels
         are (B, K) shares of the classes.
         """
-        source = self._train.epoch(epoch, start) if self._train_hidden is None else self._cached(epoch, start)
+        mixes = self._disturb is not None and self._disturb.mixes
+        source = (
+            self._train.epoch(epoch, start, mixes)
+            if self._train_hidden is None
+            else self._cached(epoch, start)
+        )
         for number, (inputs, labels) in enumerate(source, start):
             inputs, labels = to_device((inputs, labels), self.device)
-            if self._disturb is not None:
+            if self._disturb is not None and len(labels):
                 images = self.backbone.preprocessing.normalise(inputs)
-                inputs, labels = self._disturb(images, labels, epoch, number)
+                whole = self._train.size(number)
+                inputs, labels = self._disturb(images, labels, epoch, number, (*ranks.rows(whole), whole))
             yield inputs, labels
 
     def _cached(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -159,6 +170,7 @@ class Feed:
             # As TrainBatches does: a single image that is left over joins the last batch.
             end = None if number == len(self) - 1 else (number + 1) * size
             chosen = order[number * size : end]
+            chosen = chosen[share_rows(len(chosen))]
             yield self._train_hidden[chosen], self.train_labels[chosen]
 
     @property
@@ -174,11 +186,11 @@ class Feed:
         return images, labels, self._train.order(epoch)[begin : begin + len(labels)].tolist()
 
     def validation(self) -> Iterator[Batch]:
-        """Validation batches in order; none where the split is empty."""
+        """Validation batches of this process's share in order; none where that is empty."""
         size = 2 * self.phase.batch_size
-        for start in range(0, len(self.val_labels), size):
+        for start in range(0, len(self._val_mine), size):
             inputs, labels = to_device(
-                (self._val[start : start + size], self.val_labels[start : start + size]), self.device
+                (self._val[start : start + size], self._val_mine[start : start + size]), self.device
             )
             yield inputs, labels
 

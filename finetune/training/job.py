@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from finetune import ranks
 from finetune.errors import Interrupted
 from finetune.strategy.plan import GradientPhase
 from finetune.training import SCHEDULES
@@ -32,6 +33,7 @@ from finetune.training.record import Record
 from finetune.training.rollback import Diverged, Guard, copied
 from finetune.training.schedule import Plateau, Schedule, warmup_steps
 from finetune.training.stopping import Watch
+from finetune.training.united import United
 
 if TYPE_CHECKING:
     from finetune.events import Listener
@@ -111,6 +113,7 @@ class Job:
         self.penalty = Penalty(groups, phase, desk.reference)
         self.meter = Meter(engine.device)
         self.micro = MicroBatches(self)
+        self.united = United(self)
         self.guard = Guard(desk.rollbacks, math.log(max(2, backbone.num_classes)))
         self.last_step: tuple[int, int, int] | None = None
         """Epoch, first micro-batch and number of micro-batches of the last finished step."""
@@ -173,9 +176,12 @@ class Job:
         self.last_step = (self.progress.epoch, self.progress.batch, batches)
         self.progress.batch += batches
         self.progress.step += 1
-        self.pace.after_step(self.progress.step)
+        self._choose_pace(self.pace.after_step)
         step, now = self.progress.step, time.perf_counter()
         logging, showing = step % self.desk.log_every == 0, now - self._shown_at > _SHOW_SECONDS
+        every = self.desk.save_every
+        saving = step % every == 0 if every else now - self._saved_at > _SAVE_SECONDS
+        showing, saving, stopping = ranks.any_of(showing, saving, self.desk.stop.requested)
         if (
             logging or showing or step == 1 or self.engine.device.type == "cpu"
         ):  # elsewhere looking means waiting
@@ -186,10 +192,10 @@ class Job:
         if logging or showing:
             self._report(logging)
         self.guard.keep(self, within=True)
-        every = self.desk.save_every
-        if step % every == 0 if every else now - self._saved_at > _SAVE_SECONDS:
+        if saving:
             self.save()
-        self.check_stop()
+        if stopping or ranks.alone():
+            self.check_stop(stopping)
 
     def keep_best(self, scores: Scores | None, epoch: int) -> None:
         """Remember the present weights if they are the best; the latest where the phase keeps those.
@@ -225,7 +231,7 @@ class Job:
         self.desk.listener.on_epoch({**row, "eta_seconds": self._eta()})
         self.guard.keep(self)
         idle = time.perf_counter() - self._saved_at
-        if self.desk.save_every is None and self._save_cost <= _SAVE_SHARE * idle:
+        if self.desk.save_every is None and ranks.spread(self._save_cost <= _SAVE_SHARE * idle):
             self.save()
         self.meter.resume_clock()
 
@@ -234,11 +240,18 @@ class Job:
         watched = self.watch.observe(self.progress.epoch, scores, row)
         if isinstance(self._factor, Plateau):
             self._factor.observe(watched)
-        self.pace.after_epoch(self.progress.step)
+        self._choose_pace(self.pace.after_epoch)
         if self.watch.reason is not None and self.progress.epoch < self.epochs:
             self.desk.listener.on_message(
                 f"Stopped after epoch {self.progress.epoch} of {self.epochs}: {self.watch.reason}."
             )
+
+    def _choose_pace(self, look: Callable[[int], None]) -> None:
+        """How many steps fit in the time is the main process's choice."""
+        if ranks.main():
+            look(self.progress.step)
+        if self.phase.time is not None:
+            self.pace.cuts[:] = ranks.spread(self.pace.cuts)
 
     def finish(self) -> None:
         """Put the best weights into the model."""
@@ -246,9 +259,9 @@ class Job:
             load_tensors(self.backbone, self.best.tensors)
         self.backbone.eval()
 
-    def check_stop(self) -> None:
-        """Raises Interrupted where a signal asked for it."""
-        if self.desk.stop.requested:
+    def check_stop(self, agreed: bool = False) -> None:
+        """Raises Interrupted where a signal asked for it; of several processes where all have agreed to stop."""
+        if agreed or (ranks.alone() and self.desk.stop.requested):
             self.desk.stop.stop(f"at epoch {self.progress.epoch + 1} step {self.progress.step}")
 
     @contextlib.contextmanager
@@ -256,7 +269,7 @@ class Job:
         """Inside the block a signal waits for the end of the step; then the state is saved."""
         self.desk.stop.immediate = False
         try:
-            self.check_stop()
+            self.check_stop(*ranks.any_of(self.desk.stop.requested))
             yield
         except Interrupted:
             self.save()

@@ -42,23 +42,27 @@ def train_epoch(job: Job, epoch: int) -> None:
         job.schedule_lr()
         loss = train_step(job, group)
         job.average.update()
-        job.after_step(len(group), sum(len(labels) for _, labels in group), loss)
+        job.after_step(len(group), job.united.images, loss)
 
 
 def train_step(job: Job, group: list[Batch]) -> Tensor:
     """One optimizer step on the mean loss of the group's micro-batches, which is returned, on the device."""
-    total, seen = job.micro.fitted(lambda: backward(job, group), max(len(labels) for _, labels in group))
-    for part in seen:
-        job.meter.add(*part)
+    images = job.united.begin(group)
+    total, seen = job.micro.fitted(
+        lambda: backward(job, group, images), max(len(labels) for _, labels in group)
+    )
+    total = job.united.end(total)
+    job.meter.add_step(seen, images)
     if job.penalty:
         job.penalty.add_gradients(job.engine.loss_scale)
     job.engine.step(job.phase.clip_grad)
     return total
 
 
-def backward(job: Job, group: list[Batch]) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
-    """Gradients of the group's mean loss; that loss, and (mean loss, logits, labels) of each part."""
-    images, total = sum(len(labels) for _, labels in group), torch.zeros((), device=job.engine.device)
+def backward(job: Job, group: list[Batch], images: int) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+    """Gradients of the group's part in the mean loss over so many images; that part, and (mean loss, logits, labels)
+    of each micro-batch."""
+    total = torch.zeros((), device=job.engine.device)
     seen = []
     for inputs, labels in job.micro.cut(group):  # (B, 3, S, S) images or activations; (B,) int64 or (B, K)
         with job.engine.autocast():
@@ -81,6 +85,7 @@ def evaluate(job: Job) -> Scores | None:
             logits = job.micro.logits(inputs).float()  # (B, K)
         meter.add(torch.nn.functional.cross_entropy(logits, labels), logits, labels)
         job.check_stop()
+    meter.unite()
     values = meter.read()
     return Scores(values["loss"], values["accuracy"]) if len(job.feed.val_labels) else None
 

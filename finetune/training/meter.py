@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from finetune import ranks
 from finetune.training.losses import dominant
 
 
@@ -36,6 +38,23 @@ class Meter:
         # A number copied to a GPU makes the processor wait for it; one that is filled in there does not.
         self._interval += torch.stack([total, right.to(self._dtype), torch.full_like(total, n)])
         self._images += n
+
+    def add_step(self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], images: int) -> None:
+        """The parts of an optimizer step, of all processes; ``images`` of all of them together."""
+        if ranks.alone():
+            for part in parts:
+                self.add(*part)
+            return
+        mine = Meter(self._device)
+        for part in parts:
+            mine.add(*part)
+        mine.unite()
+        self._interval += mine._interval
+        self._images += images
+
+    def unite(self) -> None:
+        """Make the interval that of all processes."""
+        ranks.add_up([self._interval])
 
     def resume_clock(self) -> None:
         """Training goes on after something else (validation, saving)."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from finetune import ranks
 from finetune.errors import RunError
 from finetune.files import disk_error
 
@@ -40,7 +41,8 @@ number). JSON rows hold the keys that apply."""
 
 
 class MetricsLog:
-    """Appends rows to both files; each row is handed to the operating system at once."""
+    """Appends rows to both files; each row is handed to the operating system at once. Of several processes only
+    the main one has files and a listener."""
 
     def __init__(
         self,
@@ -52,16 +54,18 @@ class MetricsLog:
         self._told = told
         self._files: dict[str, io.FileIO] = {}
         try:
-            for name in ("metrics.jsonl", "metrics.csv"):
+            for name in ("metrics.jsonl", "metrics.csv") if ranks.main() else ():
                 self._files[name] = _open(folder / name, None if sizes is None else sizes.get(name, 0))
         except OSError as error:
             raise disk_error(error, folder / "metrics.jsonl") from error
         self._folder = folder
-        if self._files["metrics.csv"].tell() == 0:
+        if self._files and self._files["metrics.csv"].tell() == 0:
             self._append("metrics.csv", ",".join(COLUMNS) + "\r\n")
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row. Raises RunError where the disk is full."""
+        if not self._files:
+            return
         self._append("metrics.jsonl", json.dumps(row, allow_nan=False) + "\n")
         line = io.StringIO(newline="")
         csv.DictWriter(line, COLUMNS, extrasaction="ignore").writerow(row)

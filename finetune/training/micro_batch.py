@@ -44,9 +44,23 @@ class MicroBatches:
         if size == 1:  # statistics of a single image are no statistics
             self.job.backbone.freeze_norms(True)
 
+    def follow(self, size: int | None) -> None:
+        """Take ``size``, the least of all processes, where memory ran out in another one."""
+        if size is None or size == self.size:
+            return
+        before = self.size
+        self.limit(size)
+        self._note(before, "in another process")
+        self.job.desk.listener.on_message(
+            f"Out of memory in another process: from here on {size} images at a time in every one; an optimizer step "
+            "still sees the same images."
+        )
+
     def cut(self, batches: list[Batch]) -> Iterator[Batch]:
         """The parts of some batches, in order, each batch's about equal; no part of one image but where all are."""
         for inputs, labels in batches:
+            if len(labels) == 0:  # this process has no share of it
+                continue
             yield from zip(split(inputs, self.size), split(labels, self.size), strict=True)
 
     def logits(self, inputs: Tensor) -> Tensor:
@@ -85,15 +99,20 @@ class MicroBatches:
                 "other programs."
             )
         self.limit(size // 2)
-        facts = job.desk.record.phase(job.index)
-        event = {"step": job.progress.step + 1, "from": size, "to": self.size, "reason": said}
-        facts["out_of_memory"] = [*facts.get("out_of_memory", []), event]
-        job.desk.record.save()
+        self._note(size, said)
         norms = " Batch norms now see so many at a time." if job.phase.batch_norm == "train" else ""
         job.desk.listener.on_message(
             f"Out of memory at {place}: from here on {self.size} instead of {size} images at a time; an optimizer "
             f"step still sees the same images.{norms}"
         )
+
+    def _note(self, before: int | None, said: str) -> None:
+        """Into the run's record."""
+        job = self.job
+        facts = job.desk.record.phase(job.index)
+        event = {"step": job.progress.step + 1, "from": before, "to": self.size, "reason": said}
+        facts["out_of_memory"] = [*facts.get("out_of_memory", []), event]
+        job.desk.record.save()
 
 
 def split(tensor: Tensor, size: int | None) -> tuple[Tensor, ...]:

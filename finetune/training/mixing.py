@@ -36,11 +36,25 @@ class Disturbance:
         if phase.cutmix:
             self.mixers.append(v2.CutMix(alpha=phase.cutmix, num_classes=classes))
 
-    def __call__(self, images: Tensor, labels: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
+    @property
+    def mixes(self) -> bool:
+        """Whether an image meets the one before it in its batch."""
+        return bool(self.mixers)
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        epoch: int,
+        batch: int,
+        share: tuple[int, int, int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """(B, 3, S, S) normalised images and (B,) classes -> mixed images and (B, K) shares of the classes.
 
-        The labels stay classes where nothing is mixed.
+        The labels stay classes where nothing is mixed. ``share``: where the rows begin and end in the batch, and
+        its size; where something is mixed a share comes with the row before it, which goes again.
         """
+        begin, end, whole = share or (0, len(images), len(images))
         if self.mixers:
             rng = np.random.default_rng((self.seed, _MIX, epoch, batch))
             mixer = self.mixers[int(rng.integers(len(self.mixers)))]
@@ -49,9 +63,12 @@ class Disturbance:
                 # is left alone: torch.manual_seed would set it too.
                 torch.default_generator.manual_seed(int(rng.integers(2**63)))
                 images, labels = mixer(images, labels)
+            images, labels = images[len(images) - (end - begin) :], labels[len(labels) - (end - begin) :]
         if self.noise:
             drawn = np.random.default_rng((self.seed, _NOISE, epoch, batch)).integers(2**63)
             generator = torch.Generator(images.device).manual_seed(int(drawn))
-            noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
-            images = images + self.noise * noise
+            noise = torch.randn(
+                (whole, *images.shape[1:]), generator=generator, device=images.device, dtype=images.dtype
+            )
+            images = images + self.noise * noise[begin:end]
         return images, labels

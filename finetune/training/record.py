@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from finetune import ranks
 from finetune.errors import RunError
 from finetune.files import atomic_write_json
 
@@ -18,12 +19,14 @@ class Record:
 
     def __init__(self, path: Path, keep: bool) -> None:
         self.path = path
-        self.tree: dict[str, Any] = _read_record(path) if keep and path.exists() else {"phases": {}}
+        self.tree: dict[str, Any] = ranks.on_main(
+            lambda: _read_record(path) if keep and path.exists() else {"phases": {}}
+        )
 
     def once(self, key: str, choose: Callable[[], T]) -> T:
-        """The value chosen earlier in this run, or a new choice, saved."""
+        """The value chosen earlier in this run, or a new choice, saved; the main process chooses for all."""
         if key not in self.tree:
-            self.tree[key] = choose()
+            self.tree[key] = ranks.on_main(choose)
             self.save()
         value: T = self.tree[key]
         return value
@@ -35,7 +38,8 @@ class Record:
 
     def save(self) -> None:
         """Write the file, atomically."""
-        atomic_write_json(self.path, self.tree)
+        if ranks.main():
+            atomic_write_json(self.path, self.tree)
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from finetune import ranks
 from finetune.errors import TrainingError
 from finetune.training.checkpoint import Good
 from finetune.training.diverged import save_batch
@@ -144,7 +145,7 @@ def recovering(job: Job) -> Iterator[None]:
 
 def _go_back(job: Job, trouble: Diverged) -> None:
     guard, good, step, epoch = job.guard, job.guard.good, job.progress.step, job.progress.epoch + 1
-    batch = save_batch(job, trouble.reason)
+    batch = ranks.on_main(lambda: save_batch(job, trouble.reason))
     done = len(guard.events)
     if good is None or done >= guard.allowed:
         halved = f" The learning rate had been halved {done} times before." if done else ""

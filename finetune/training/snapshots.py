@@ -11,6 +11,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune import ranks
 from finetune.training.ema import WeightAverage
 from finetune.zoo.adapters import adapted_layers, merge
 from finetune.zoo.create import save_backbone
@@ -41,7 +42,8 @@ class Snapshots(WeightAverage):
         if layers := adapted_layers(network):
             network = copy.deepcopy(network)
             merge(network, layers)
-        save_backbone(network, self.folder / str(self.steps + 1), classes=self.classes)
+        if ranks.main():
+            save_backbone(network, self.folder / str(self.steps + 1), classes=self.classes)
         self.steps, self._passed, self._closed = self.steps + 1, passed, epoch
 
     def state_dict(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _backward(
 ) -> tuple[list[str], list[str], list[str], int]:
     """(stages without a gradient, frozen parameters with one, stages with one that is not finite, all stages)."""
     trial.backbone.train()
-    trial.micro.fitted(lambda: backward(trial, [batch]), len(batch[1]))
+    trial.micro.fitted(lambda: backward(trial, [batch], len(batch[1])), len(batch[1]))
     reached: dict[str, bool] = {}
     broken: list[str] = []
     claimed = set()
