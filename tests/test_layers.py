@@ -18,7 +18,7 @@ LAYERS = [
     {"data"},
     {"zoo"},
     {"features"},
-    {"strategy"},
+    {"strategy", "audit"},
     {"training"},
     {"pretraining"},
     {"evaluation"},

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "coach": ("finetune.cli.coach:coach", "What the curves of a run say, and what to change."),
     "ensemble": ("finetune.cli.ensemble:ensemble", "Put finished runs together: answers, weights, bags."),
     "export": ("finetune.cli.use:export", "Write the network for timm or other programs."),
+    "data": ("finetune.cli.data:data", "Look for what is wrong with a data set: check."),
     "strategy": ("finetune.cli.strategy:strategy", "What can be done, and which of it to do: ls, advise."),
     "zoo": ("finetune.cli.zoo:zoo", "The pretrained backbones: ls, show."),
     "recipe": ("finetune.cli.recipe:recipe", "The shipped recipes: ls, show, cp, validate, plot-lr."),

@@ -106,6 +106,9 @@ class FolderImages(ImageSet):
     def info(self, index: int) -> ImageInfo:
         return self.files[index].info
 
+    def file(self, index: int) -> Path:
+        return self.files[index].path
+
 
 def default_decoded() -> Decoded:
     """Room for half a gibibyte, or an eighth of the free memory where that is less."""

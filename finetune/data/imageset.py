@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -51,6 +52,10 @@ class ImageSet(ABC):
         image = self.load(index)
         return ImageInfo(image.width, image.height, image.mode)
 
+    def file(self, index: int) -> Path | None:
+        """The file that holds the image; None where none does."""
+        return None
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
         """A view on some of the images, in the given order."""
         return Subset(self, np.asarray(indices, dtype=np.int64))
@@ -75,6 +80,9 @@ class Subset(ImageSet):
 
     def info(self, index: int) -> ImageInfo:
         return self.base.info(int(self.indices[index]))
+
+    def file(self, index: int) -> Path | None:
+        return self.base.file(int(self.indices[index]))
 
 
 class Joined(ImageSet):
@@ -104,6 +112,10 @@ class Joined(ImageSet):
     def info(self, index: int) -> ImageInfo:
         part, i = self._where(index)
         return part.info(i)
+
+    def file(self, index: int) -> Path | None:
+        part, i = self._where(index)
+        return part.file(i)
 
 
 @dataclass(frozen=True)
