@@ -74,6 +74,7 @@ def set_up(
         num_classes=len(bundle.classes),
         image_size=recipe.data.image_size,
         seed=recipe.seed,
+        task=bundle.task.name,
     )
     listener.on_backbone(_facts(backbone, device, threads))
     return Setup(bundle, backbone.to(device), device, threads, obeyed)
@@ -185,7 +186,17 @@ def _explained(
 def _context(recipe: Recipe, setup: Setup, listener: Listener) -> Context:
     look: Callable[[], Any] = lambda: gather(recipe, setup.bundle, setup.backbone, listener)  # noqa: E731
     bundle = setup.bundle
-    return Context.of(recipe, bundle.train.labels, len(bundle.classes), setup.backbone, look, len(bundle.val))
+    train = bundle.train
+    return Context.of(
+        recipe,
+        train.labels,
+        len(bundle.classes),
+        setup.backbone,
+        look,
+        len(bundle.val),
+        train.task,
+        train.values,
+    )
 
 
 def _read(plan: PlanLike, recipe: Recipe, listener: Listener) -> tuple[Plan, str]:

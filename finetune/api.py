@@ -14,6 +14,7 @@ from finetune.errors import ConfigError, RunError, must
 from finetune.events import Listener
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
+from finetune.task import TASKS, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle, ImageSet
     from finetune.evaluation.ensembles import Members
     from finetune.evaluation.labelled import Labelled
-    from finetune.evaluation.metrics import Scores
     from finetune.evaluation.predict import Prediction
+    from finetune.evaluation.scores import AnyScores
     from finetune.strategy.decision import Decision
     from finetune.strategy.plan import Plan
     from finetune.training.plan_file import PlanLike
@@ -185,6 +186,11 @@ class Run:
         return tuple(self.result["classes"])
 
     @cached_property
+    def task(self) -> Task:
+        """What was learned: classes, labels or a number."""
+        return TASKS[self.result["test"].get("task", "single-label")]
+
+    @cached_property
     def backbone(self) -> Backbone:
         """The trained network on the recipe's device, in eval mode. Raises RunError for an ensemble."""
         from finetune.zoo.create import load_backbone
@@ -222,26 +228,28 @@ class Run:
         return predict_each(self.networks, self.classes, images)
 
     def probabilities(self, images: ImageSet) -> np.ndarray:
-        """(N, K) class probabilities of an image set."""
+        """(N, K) probabilities of an image set; where the task is regression the numbers, (N, 1)."""
         from finetune.evaluation.predict import predict_images
 
         return predict_images(self.networks, images)
 
-    def evaluate(self, data: str | os.PathLike[str] | ImageSet) -> Scores:
-        """Accuracy and the rest on other labelled images: a folder per class, or an image set.
+    def evaluate(self, data: str | os.PathLike[str] | ImageSet) -> AnyScores:
+        """Accuracy and the rest, or the figures of the run's task, on other labelled images: a folder per class, a
+        table, or an image set.
 
         Of a folder with splits, test/ is taken, or val/ where there is none. Raises DataError.
         """
         return self.judge(data)[0]
 
-    def judge(self, data: str | os.PathLike[str] | ImageSet) -> tuple[Scores, Labelled, np.ndarray]:
-        """Like evaluate, with the images (and those set aside) and their (N, K) probabilities."""
+    def judge(self, data: str | os.PathLike[str] | ImageSet) -> tuple[AnyScores, Labelled, np.ndarray]:
+        """Like evaluate, with the images (and those set aside) and their (N, K) probabilities or numbers."""
         from finetune.evaluation.labelled import labelled_images
-        from finetune.evaluation.metrics import score
+        from finetune.evaluation.scores import score_images
 
-        found = labelled_images(data, self.classes, self.recipe.data.max_pixels)
+        asked = self.recipe.data
+        found = labelled_images(data, self.classes, asked.max_pixels, self.task, asked)
         probabilities = self.probabilities(found.images)
-        return score(found.images.labels, probabilities, self.classes), found, probabilities
+        return score_images(found.images, probabilities, self.classes), found, probabilities
 
     def export(self, out: str | os.PathLike[str], format: str = "safetensors") -> Path:
         """Write the network in another program's format and verify its answers. Raises ExportError."""

@@ -17,9 +17,11 @@ from finetune.api import Run, as_recipe, open_run, run
 from finetune.errors import ConfigError, DataError, Interrupted, RunError, must
 from finetune.events import Listener
 from finetune.recipe import Recipe
+from finetune.task import MULTI_LABEL, REGRESSION
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle
+    from finetune.evaluation.predict import Prediction
 
 _LABELS = "labels.json"
 
@@ -129,23 +131,54 @@ class Classifier:
         return np.array([int(n) for n in names]) if self._integers else np.array(names)
 
     def predict(self, images: Any) -> np.ndarray:
-        """(N,) classes of a list of paths, PIL images, arrays or tensors, or a dataset. Raises DataError."""
+        """(N,) classes of a list of paths, PIL images, arrays or tensors, or a dataset. Raises DataError.
+
+        Where labels were learned (N, K) bools in the order of ``classes_``, where a number (N,) numbers.
+        """
+        if self.run_.task == MULTI_LABEL:
+            return np.asarray(self.predict_proba(images) > 0.5)
+        if self.run_.task == REGRESSION:
+            return np.array([answer.value for answer in self._answers(images)], np.float32)
         answers: np.ndarray = self.classes_[self.predict_proba(images).argmax(axis=1)]
         return answers
 
     def predict_proba(self, images: Any) -> np.ndarray:
-        """(N, K) probabilities in the order of ``classes_``. Raises DataError naming unreadable images."""
+        """(N, K) probabilities in the order of ``classes_``.
+
+        Raises DataError naming unreadable images, ConfigError where a number was learned.
+        """
+        if self.run_.task == REGRESSION:
+            raise ConfigError(
+                must(
+                    "The task of predict_proba", "single-label or multi-label", "regression", "Call predict."
+                )
+            )
+        answers = self._answers(images)
+        rows = [[(a.probabilities or {})[name] for name in self.run_.classes] for a in answers]
+        return np.array(rows, np.float32).reshape(len(answers), len(self.run_.classes))
+
+    def _answers(self, images: Any) -> list[Prediction]:
+        """An answer for each image. Raises DataError naming unreadable ones."""
         answers = self.run_.predict(_images(images))
         wrong = [a.error for a in answers if a.error is not None]
         if wrong:
             raise DataError(wrong[0] + (f" ({len(wrong)} such images.)" if len(wrong) > 1 else ""))
-        rows = [[(a.probabilities or {})[name] for name in self.run_.classes] for a in answers]
-        return np.array(rows, np.float32).reshape(len(answers), len(self.run_.classes))
+        return answers
 
     def score(self, data: Any, labels: Any = None) -> float:
-        """Accuracy on a folder, a dataset of (image, label), or images with separate ``labels``."""
+        """Accuracy on a folder or table, a dataset of (image, label), or images with separate ``labels``.
+
+        As scikit-learn has it, of labels the share of images with all of them right, of a number R2; those on a
+        table or folder only. Raises DataError.
+        """
         if isinstance(data, (str, os.PathLike)):
-            return self.run_.evaluate(data).accuracy
+            figure = {"multi-label": "subset_accuracy", "regression": "r2"}.get(
+                self.run_.task.name, "accuracy"
+            )
+            return float(getattr(self.run_.evaluate(data), figure))
+        if not self.run_.task.plain:
+            what = f"The data to score where the task is {self.run_.task.name}"
+            raise DataError(must(what, "the path of a table or folder", type(data).__name__))
         pairs = (
             list(zip(data, labels, strict=True))
             if labels is not None

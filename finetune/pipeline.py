@@ -58,7 +58,7 @@ class Pipeline:
             try:
                 setup = self._prepare()
                 plan = self._decide_together(setup)
-                refuse_impossible(plan, setup.bundle.classes)
+                refuse_impossible(plan, setup.bundle.classes, setup.bundle.task)
             except FinetuneError as error:
                 if self.created and not isinstance(error, Interrupted):
                     self.folder.discard()
@@ -198,8 +198,8 @@ class Pipeline:
 
     def _test(self, bundle: DataBundle, backbone: Backbone, plan: Plan) -> None:
         from finetune.evaluation.ensembles import load_members, mean_probabilities
-        from finetune.evaluation.metrics import accuracy
         from finetune.evaluation.predict import predict_together
+        from finetune.evaluation.scores import score_images
 
         untouched = plan.init == "pretrained" and all(phase.kind == "probe" for phase in plan.phases)
         told: dict[str, Any] = {"threads": self.recipe.data.workers, "listener": self.listener}
@@ -208,7 +208,8 @@ class Pipeline:
             networks = ranks.each(lambda: load_members(listed, self.device))
             parts = predict_together(networks, bundle.test, **told)
             probabilities = mean_probabilities(parts, [weight for _, weight in listed])
-            members = {"members": [accuracy(bundle.test.labels, part.argmax(1)) for part in parts]}
+            each = [score_images(bundle.test, part, bundle.classes) for part in parts]
+            members = {"members": [getattr(one, bundle.task.metric) for one in each]}
         else:
             cache = untouched and self.recipe.probe.cache
             (probabilities,) = predict_together(backbone, bundle.test, cache=cache, **told)
@@ -217,14 +218,11 @@ class Pipeline:
     def _result(
         self, bundle: DataBundle, backbone: Backbone, plan: Plan, probabilities: Any, members: dict[str, Any]
     ) -> None:
-        from finetune.evaluation.metrics import score
-        from finetune.evaluation.table import write_predictions
+        from finetune.evaluation.scores import score_images
+        from finetune.evaluation.table import write_answers
 
-        scores = score(bundle.test.labels, probabilities, bundle.classes)
-        names = [bundle.test.name(i) for i in range(len(bundle.test))]
-        write_predictions(
-            self.folder.path / "predictions.csv", names, probabilities, bundle.classes, bundle.test.labels
-        )
+        scores = score_images(bundle.test, probabilities, bundle.classes)
+        write_answers(self.folder.path / "predictions.csv", bundle.test, probabilities, bundle.classes)
         if self.figures:
             from finetune.report.run_figures import draw_figures
 
@@ -296,6 +294,7 @@ def starting_backbone(plan: Plan, recipe: Recipe, bundle: DataBundle, pretrained
         num_classes=len(bundle.classes),
         image_size=recipe.data.image_size,
         seed=recipe.seed,
+        task=bundle.task.name,
     ).to(next(pretrained.parameters()).device)
 
 

@@ -169,6 +169,8 @@ def race_is_possible(decision: Decision, strategy: str, held_out: int) -> Decisi
     """None, or the decision with the reason why there is no race."""
     if strategy != "auto" or decision.cell is None:
         said = f"No race: strategy {strategy} was asked for, and auto alone has neighbours to race against."
+    elif decision.measure != "accuracy":
+        said = "No race: arms are compared by the log-loss of classes, and no classes are learned here."
     elif held_out < FEWEST:
         said = f"No race: {held_out} validation images cannot tell strategies apart; {FEWEST} are the least."
     else:

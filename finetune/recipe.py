@@ -87,6 +87,11 @@ class DataRecipe(_Section):
     """Of a table: the column of labels; default: label, class, target ..., the first that is there."""
     split_column: str | None = None
     """Of a table: the column that says train, val or test; default: split, set ... where it says so."""
+    task: Literal["auto", "single-label", "multi-label", "regression"] = "auto"
+    """What is learned: one class an image, any number of labels, or a number. auto: multi-label where labels of a
+    table are lists, regression where all are numbers and some not whole, else single-label."""
+    label_separator: str = Field("|", min_length=1, max_length=8)
+    """Of a multi-label table: what stands between the labels of an image."""
     root: str | None = None
     """Of a table: where relative paths start; default: its own folder."""
     group_by: str | None = None
@@ -175,12 +180,13 @@ class _Steps(_Section):
     """Share of the steps spent in linear warm-up; default: .1, and 0 for one-cycle and cyclic, which begin low."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many epochs without an improvement of `monitor`; default: never."""
-    monitor: Literal["loss", "accuracy"] = "loss"
-    """Of the validation images (the training images where there are none): for patience and plateau."""
+    monitor: Literal["loss", "accuracy", "score"] = "loss"
+    """Of the validation images (the training images where there are none): for patience and plateau. score: accuracy,
+    or what another task has for it, F1 of an image's labels or R2."""
     smoothing: float = Field(0.0, ge=0, lt=1)
     """Weight of the past in the exponential average of `monitor` that is watched."""
     stop_at: float | None = Field(None, gt=0, le=1)
-    """Stop when the validation accuracy reaches this; 1.0: on a perfect score."""
+    """Stop when the validation accuracy (F1, R2) reaches this; 1.0: on a perfect score."""
     time: Annotated[float, BeforeValidator(seconds_of), Field(gt=0)] | None = None
     """Time for the gradient training (90s, 10m, 1.5h): the schedule is shortened so that the LR comes to its end."""
     label_smoothing: float | None = Field(None, ge=0, lt=1)

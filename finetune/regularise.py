@@ -24,16 +24,20 @@ class Regularisers(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    loss: Literal["cross-entropy", "focal", "bce"] = "cross-entropy"
+    loss: Literal["cross-entropy", "focal", "bce", "mse", "l1", "huber"] = "cross-entropy"
     """cross-entropy; focal (arXiv 1708.02002), which turns to the images that are still wrong; bce, a yes or no
-    for each class (binary cross-entropy, summed over the classes)."""
+    for each class (binary cross-entropy, summed over the classes). Of several labels an image: bce (the default
+    there) or focal. Of a number, in standard deviations: mse (the default there), l1 or huber."""
+    huber_delta: float = Field(1.0, gt=0, le=100)
+    """Where the Huber loss turns from squared to absolute, in standard deviations of the number."""
     focal_gamma: float = Field(2.0, ge=0, le=10)
     """Of the focal loss: 0 is cross-entropy, more looks away from the easy images sooner."""
     class_weights: Annotated[
         Literal["none", "balanced", "sqrt"] | dict[str, _Weight], BeforeValidator(_named)
     ] = "none"
     """What an image counts by its class: none; balanced, n / (K n_k); sqrt, the root of that with mean 1; or a
-    weight by class name, 1 for those left out."""
+    weight by class name, 1 for those left out. Of several labels an image: the weight of a yes (balanced: images
+    without the label over images with it)."""
     sampling: Literal["natural", "balanced"] = "natural"
     """natural: each image once an epoch; balanced: each class equally often, so that images of small classes
     return several times an epoch, each time augmented anew."""

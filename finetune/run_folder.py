@@ -247,10 +247,10 @@ def _header(path: Path, plan: bool) -> str:
 
 
 def _split_rows(bundle: DataBundle) -> list[tuple[str, ...]]:
-    """(image, label, split, fingerprint in hexadecimal) of every image."""
+    """(image, label, split, fingerprint in hexadecimal) of every image; several labels joined, a number as text."""
     parts = {"train": bundle.train, "val": bundle.val, "test": bundle.test}
     return [
-        (part.name(i), part.classes[part.labels[i]], split, part.fingerprint(i).hex())
+        (part.name(i), part.truth(i), split, part.fingerprint(i).hex())
         for split, part in parts.items()
         for i in range(len(part))
     ]

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "finetune"
 # Lower layers first; rooms of one layer may not import each other.
 LAYERS = [
     {"errors", "version"},
-    {"registry", "files", "resources", "events", "regularise", "averaging", "interval", "ranks"},
+    {"registry", "files", "resources", "events", "regularise", "averaging", "interval", "ranks", "task"},
     {"solvers"},
     {"recipe", "runtime", "coach", "launch"},
     {"data"},

@@ -25,20 +25,30 @@ _AFFORDABLE = 5.0  # G MACs an image: what a laptop still finetunes in an aftern
 
 def data_lines(profile: Profile) -> list[str]:
     """What was found, in four lines at most, and what the user should know about it."""
-    low, high = min(profile.counts), max(profile.counts)
-    each = f"{low}" if low == high else f"{low} to {high}"
+    what, each = _learned(profile)
     width, height = profile.widths[1], profile.heights[1]
     total = sum(profile.splits.values())
     lines = [
-        f"{profile.source or 'images'}: {total:,} images, {profile.num_classes} classes, "
+        f"{profile.source or 'images'}: {total:,} images, {what}, "
         f"typically {width} x {height} px{', grey' if profile.grey else ''}",
-        ", ".join(f"{n:,} {_SPLIT[split]}" for split, n in profile.splits.items())
-        + f"; {each} training images a class",
+        ", ".join(f"{n:,} {_SPLIT[split]}" for split, n in profile.splits.items()) + f"; {each}",
     ]
     if profile.quarantined:
         images = "image" if profile.quarantined == 1 else "images"
         lines.append(f"{profile.quarantined} unreadable {images} set aside, listed in quarantine.csv")
     return [*lines, *profile.notes]
+
+
+def _learned(profile: Profile) -> tuple[str, str]:
+    """What there is to learn, and how much of it the training images show."""
+    if profile.span is not None:
+        low, mean, high = (f"{number:.4g}" for number in profile.span)
+        return f"the number {profile.classes[0]!r}", f"from {low} to {high} in training, {mean} on average"
+    low_count, high_count = min(profile.counts), max(profile.counts)
+    each = f"{low_count}" if low_count == high_count else f"{low_count} to {high_count}"
+    labels = profile.task == "multi-label"
+    nouns = ("any number of {} labels each", "a label") if labels else ("{} classes", "a class")
+    return nouns[0].format(profile.num_classes), f"{each} training images {nouns[1]}"
 
 
 _SPLIT = {"train": "to train", "val": "to validate", "test": "to test"}
@@ -118,14 +128,14 @@ def show_decision(decision: Decision, stage_names: Sequence[str] = ()) -> None:
 
 def _show_stages(evidence: Evidence, names: Sequence[str]) -> None:
     """What a linear head gets out of each stage, and out of several joined."""
-    k = evidence.num_classes
     found = [
         (f"{i} {name}", score) for i, (name, score) in enumerate(zip(names, evidence.stages, strict=False))
     ]
     if len(found) > 1:
         found.append(("several joined", evidence.concat))
-    rows = [(name, accuracy_text(score.accuracy(k), score.se * (1 - 1 / k))) for name, score in found]
-    screen.show(screen.table(("stage", "accuracy of a linear head"), rows, right=(1,)))
+    measure = evidence.measure
+    rows = [(name, figure_text(measure, *evidence.shown(score))) for name, score in found]
+    screen.show(screen.table(("stage", f"{_MEASURES[measure]} of a linear head"), rows, right=(1,)))
 
 
 def _show_strategies(decision: Decision) -> None:
@@ -139,10 +149,22 @@ def _show_strategies(decision: Decision) -> None:
         if entry.name == "auto":
             continue
         known = decision.expected.get(entry.name)
-        text = UNKNOWN if known is None else accuracy_text(*known)
+        text = UNKNOWN if known is None else figure_text(decision.measure, *known)
         style = "bold green" if entry.name == decision.chosen else ""
         rows.append((Text(marks.get(entry.name, "  ") + entry.name, style=style), entry.summary, text))
-    screen.show(screen.table(("  strategy", "what it does", "expected accuracy"), rows, shrink=1))
+    expected = f"expected {_MEASURES[decision.measure]}"
+    screen.show(screen.table(("  strategy", "what it does", expected), rows, shrink=1))
+
+
+_MEASURES = {"accuracy": "accuracy", "mean_ap": "precision above chance", "r2": "R2"}
+
+
+def figure_text(measure: str, value: float, se: float) -> str:
+    """
+    >>> figure_text("accuracy", 0.8349, 0.0123), figure_text("r2", 0.8349, 0.0123)
+    ('83.5% +- 1.2', '0.83 +- 0.01')
+    """
+    return f"{value:.2f} +- {se:.2f}" if measure == "r2" else accuracy_text(value, se)
 
 
 def accuracy_text(value: float, se: float) -> str:
@@ -159,7 +181,8 @@ def show_explanation(found: Explanation) -> None:
         screen.bullet(sentence)
     for sentence in augmentation_lines(found):
         screen.bullet(sentence)
-    if found.decision.evidence is not None and found.more_images() is None:
+    evidence = found.decision.evidence
+    if evidence is not None and evidence.measure == "accuracy" and found.more_images() is None:
         screen.bullet(
             "More images: how many would give 5 points is not known; more did not help the linear head here."
         )

@@ -112,7 +112,7 @@ def _show(found: Run) -> None:
             low, high = facts[key]["interval"]
             screen.say(f"{title}: {screen.percent(facts[key]['accuracy'])} "
                        f"({screen.percent(low)} to {screen.percent(high)})")  # fmt: skip
-    show_scores(found.result["test"], "Test accuracy together")
+    show_scores(found.result["test"], "Test {} together")
     screen.say()
     screen.say_long(f"Everything is in {found.path}")
 

@@ -63,7 +63,8 @@ class Bar:
 
     def _val(self) -> dict[str, Any]:
         """The last validation accuracy, shown through the next epoch."""
-        return {} if self._epoch is None else {"val_accuracy": self._epoch.get("val_accuracy")}
+        kept = ("val_accuracy", "val_f1", "val_r2")
+        return {} if self._epoch is None else {key: self._epoch.get(key) for key in kept}
 
     def _show(self, label: str, done: int, total: int, text: str) -> None:
         if self._progress is None:
@@ -97,17 +98,24 @@ def step_text(row: dict[str, Any]) -> str:
     'loss 0.532  acc 81.2%  312 img/s  1 min 15 s left'
     """
     parts = []
+    scores = {"accuracy": "acc", "f1": "F1", "r2": "R2"}
     if row.get("loss") is not None:
         parts.append(f"loss {row['loss']:.3f}")
-    if row.get("accuracy") is not None:
-        parts.append(f"acc {screen.percent(row['accuracy'])}")
-    if row.get("val_accuracy") is not None:
-        parts.append(f"val {screen.percent(row['val_accuracy'])}")
+    for key, name in scores.items():
+        if row.get(key) is not None:
+            parts.append(f"{name} {_score(key, row[key])}")
+        if row.get(f"val_{key}") is not None:
+            parts.append(f"val {_score(key, row[f'val_{key}'])}")
     if row.get("images_per_second"):
         parts.append(f"{row['images_per_second']:.0f} img/s")
     if row.get("eta_seconds") is not None:
         parts.append(f"{screen.duration(row['eta_seconds'])} left")
     return "  ".join(parts)
+
+
+def _score(key: str, value: float) -> str:
+    """R2 is no share where it is negative."""
+    return f"{value:.3f}" if key == "r2" else screen.percent(value)
 
 
 def epoch_text(row: dict[str, Any]) -> str:

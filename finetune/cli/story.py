@@ -120,7 +120,7 @@ class Story(Listener):
         self.bar.close()
         if not self.quiet:
             screen.heading("Result")
-        show_scores(result["test"], "Test accuracy")
+        show_scores(result["test"], "Test {}")
 
     def ending(self, path: Path, result: dict[str, Any]) -> None:
         """Cost, where everything lies, and what to type next."""

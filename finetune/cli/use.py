@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from finetune.cli import screen
+
+if TYPE_CHECKING:
+    from finetune.evaluation.predict import Prediction
 
 _RUN = click.argument("run", metavar="RUN", type=click.Path())
 
@@ -20,7 +24,8 @@ _RUN = click.argument("run", metavar="RUN", type=click.Path())
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON to this file instead.")
 def predict(run: str, images: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
-    """Classify IMAGES (files, or folders of files) with the network of RUN.
+    """Classify IMAGES (files, or folders of files) with the network of RUN; of a run that learned labels or a number
+    all labels above 50%, or the number.
 
     An image that cannot be read is reported on stderr, the others are classified, and the exit code is 2.
     """
@@ -34,12 +39,7 @@ def predict(run: str, images: tuple[Path, ...], as_json: bool, out: Path | None)
         if answer.error is not None:
             click.echo(answer.error, err=True)
         elif not as_json and out is None:
-            second = list(answer.probabilities or {})[1]
-            share = (answer.probabilities or {})[second]
-            screen.say_long(
-                f"{answer.image}  {answer.label}  {screen.percent(answer.probability or 0)}"
-                f"  (then {second}, {screen.percent(share)})"
-            )
+            screen.say_long(f"{answer.image}  {_said(answer)}")
     rows = [answer.to_dict() for answer in answers]
     if out is not None:
         from finetune.files import atomic_write_json
@@ -52,6 +52,20 @@ def predict(run: str, images: tuple[Path, ...], as_json: bool, out: Path | None)
     if bad:
         click.echo(f"{bad} of {len(answers)} images could not be read.", err=True)
         raise SystemExit(2)
+
+
+def _said(answer: Prediction) -> str:
+    """The answer for one image: the class and the next one, all labels above one half, or the number."""
+    ranked = answer.probabilities or {}
+    if answer.value is not None:
+        return f"{answer.value:.6g}"
+    if answer.labels is not None:
+        return ", ".join(f"{name} {screen.percent(ranked[name])}" for name in answer.labels) or "(no label)"
+    second = list(ranked)[1]
+    return (
+        f"{answer.label}  {screen.percent(answer.probability or 0)}  "
+        f"(then {second}, {screen.percent(ranked[second])})"
+    )
 
 
 def _expand(images: tuple[Path, ...]) -> list[Path]:
@@ -74,7 +88,10 @@ def _expand(images: tuple[Path, ...]) -> list[Path]:
 @click.command()
 @_RUN
 @click.option(
-    "--data", required=True, type=click.Path(), help="Folder with a sub-folder per class of the run."
+    "--data",
+    required=True,
+    type=click.Path(),
+    help="Folder with a sub-folder per class of the run, or a table.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the figures to this JSON file.")
 @click.option(
@@ -84,18 +101,16 @@ def evaluate(run: str, data: str, out: Path | None, predictions: Path | None) ->
     """Test the network of RUN on other labelled images."""
     from finetune.api import open_run
     from finetune.cli.result import show_scores
-    from finetune.evaluation.table import write_predictions
+    from finetune.evaluation.table import write_answers
     from finetune.files import atomic_write_json
 
     found = open_run(run)
     scores, labelled, probabilities = found.judge(data)
     for image in labelled.quarantined:
         click.echo(f"{image.path} {image.reason}; left out.", err=True)
-    show_scores(scores.to_dict(), f"Accuracy on {labelled.folder}")
+    show_scores(scores.to_dict(), f"{{}} on {labelled.folder}")
     if predictions is not None:
-        images = labelled.images
-        names = [images.name(i) for i in range(len(images))]
-        write_predictions(predictions, names, probabilities, found.classes, images.labels)
+        write_answers(predictions, labelled.images, probabilities, found.classes)
         screen.say_long(f"Wrote {predictions}")
     if out is not None:
         atomic_write_json(

@@ -73,6 +73,12 @@ def _healthy(curve: Curve) -> Finding:
     if not curve.facts.finished:
         done = f"{len(curve.epochs)} of {curve.planned_epochs} epochs"
         return Finding("healthy", "note", f"Nothing to say so far ({done}).")
+    if curve.facts.task != "single-label":
+        return Finding(
+            "healthy", "note",
+            f"The loss tells of nothing wrong (from {curve.start:.3g} to {curve.end:.3g}); what the coach reads from "
+            "accuracies it cannot say here.",
+        )  # fmt: skip
     last = curve.scored[-1].val_accuracy if curve.scored else None
     known = {"training accuracy": curve.accuracy, "validation accuracy": last}
     shown = "".join(f", {name} {100 * value:.0f}%" for name, value in known.items() if value is not None)

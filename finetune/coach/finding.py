@@ -40,6 +40,8 @@ class Facts:
     val_fraction: float | None = None
     fitted_head: bool = False
     """Whether an earlier phase solved or trained the head: the first loss is then not that of guessing."""
+    task: str = "single-label"
+    """Of another task no accuracies are there, and only rules that need none speak."""
     rollbacks: int = 0
     """How often the phase diverged and was taken back to a good state."""
     finished: bool = True

@@ -81,6 +81,7 @@ class TrainBatches:
         balanced: every class equally often, instead of each image once; an image that returns within an epoch
             is augmented anew.
         memory: bytes for originals; None is a quarter of what is free, at most 8 GiB.
+        targets: (N,) or (N, K), what comes with the images; default: their labels.
 
     Raises:
         ConfigError: no such policy.
@@ -100,6 +101,7 @@ class TrainBatches:
         avoid: Collection[str] = (),
         balanced: bool = False,
         memory: int | None = None,
+        targets: Tensor | None = None,
     ) -> None:
         self.images, self.prep, self.batch_size, self.seed = images, prep, batch_size, seed
         self.threads = max(1, threads)
@@ -109,6 +111,7 @@ class TrainBatches:
         # A policy from elsewhere that knows no families need not know the argument either.
         self.augmentation: Augmentation = kind(prep, self.flip, avoid) if avoid else kind(prep, self.flip)
         self._labels = torch.from_numpy(np.ascontiguousarray(images.labels, dtype=np.int64))
+        self._targets = self._labels if targets is None else targets
         self._kept: dict[int, Image.Image] = {}
         self._free = budget(8192 * MEBI, 1 / 4) if memory is None else memory
 
@@ -137,7 +140,7 @@ class TrainBatches:
         return len(self.images) - number * self.batch_size if last else self.batch_size
 
     def epoch(self, epoch: int, start: int = 0, neighbour: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches number ``start`` and on: (B, 3, S, S) uint8 images and (B,) int64 labels.
+        """Batches number ``start`` and on: (B, 3, S, S) uint8 images and (B,) or (B, K) targets.
 
         Of several processes each gets its share of every batch; with ``neighbour`` the row before it comes first,
         around the batch's end, unless the share is the whole batch or empty.
@@ -160,7 +163,7 @@ class TrainBatches:
                 rng = np.random.default_rng((self.seed, _SAMPLE, epoch, sample, *time))
                 pixels[row] = self.augmentation.pixels(self._original(sample), rng).transpose(2, 0, 1)
 
-            labels = self._labels[torch.from_numpy(chosen)]
+            labels = self._targets[torch.from_numpy(chosen)]
             return (out, labels), submit_chunks(pool, len(chosen), fill, _chunk(len(chosen), self.threads))
 
         return _ahead(make, start, len(self), self.threads)

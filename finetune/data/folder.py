@@ -18,6 +18,7 @@ from finetune.data.layout import looks_like_image
 from finetune.data.memory import BYTES_A_PIXEL, MEBI, budget
 from finetune.data.threads import for_each
 from finetune.errors import DataError
+from finetune.task import SINGLE_LABEL, Task
 
 MAX_FILE_BYTES = 1024 * MEBI
 """A larger file is set aside unread: no photo is, and reading it would fill the memory."""
@@ -85,9 +86,12 @@ class FolderImages(ImageSet):
         *,
         max_pixels: int = MAX_PIXELS,
         decoded: Pixels | None = None,
+        task: Task = SINGLE_LABEL,
+        values: np.ndarray | None = None,
     ) -> None:
         self.files = tuple(files)
         self.labels = np.asarray(labels, dtype=np.int64)
+        self.task, self.values = task, values
         self.classes = classes
         self._max_pixels = max_pixels
         self._decoded = decoded or Decoded(0)

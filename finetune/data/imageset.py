@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from finetune.task import REGRESSION, SINGLE_LABEL, Task
+
 
 @dataclass(frozen=True)
 class ImageInfo:
@@ -25,12 +27,29 @@ class ImageSet(ABC):
     """Labelled images by index. Implementations decode one image at a time; callers batch and cache."""
 
     classes: tuple[str, ...]
-    """Class names; label k is classes[k]."""
+    """Class names; label k is classes[k]. Of several labels an image their names, of a number its name."""
     labels: np.ndarray
-    """(N,) int64."""
+    """(N,) int64 classes. Where ``values`` are learned: groups of like images, to split and to sample by."""
+    task: Task = SINGLE_LABEL
+    values: np.ndarray | None = None
+    """(N, K) float32: yes (1) or no (0) for each label, or the number (K = 1); None where each image has a class."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """What is learned: (N,) classes, or (N, K) values."""
+        return self.labels if self.values is None else self.values
+
+    def truth(self, index: int) -> str:
+        """The class of an image, its labels with ``|`` between them, or its number, as text."""
+        if self.values is None:
+            return self.classes[self.labels[index]]
+        row = self.values[index]
+        if self.task == REGRESSION:
+            return f"{row[0]:.7g}"
+        return "|".join(name for name, yes in zip(self.classes, row, strict=True) if yes)
 
     @abstractmethod
     def load(self, index: int) -> Image.Image:
@@ -68,6 +87,8 @@ class Subset(ImageSet):
         self.base, self.indices = base, indices
         self.classes = base.classes
         self.labels = base.labels[indices]
+        self.task = base.task
+        self.values = None if base.values is None else base.values[indices]
 
     def load(self, index: int) -> Image.Image:
         return self.base.load(int(self.indices[index]))
@@ -92,6 +113,9 @@ class Joined(ImageSet):
         self.first, self.second = first, second
         self.classes = first.classes
         self.labels = np.concatenate([first.labels, second.labels])
+        self.task = first.task
+        if first.values is not None and second.values is not None:
+            self.values = np.concatenate([first.values, second.values])
 
     def _where(self, index: int) -> tuple[ImageSet, int]:
         n = len(self.first)
@@ -142,3 +166,7 @@ class DataBundle:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.train.classes
+
+    @property
+    def task(self) -> Task:
+        return self.train.task

@@ -11,6 +11,9 @@ from finetune.data.imageset import Quarantined
 from finetune.data.layout import Layout
 from finetune.errors import DataError, must
 
+UNLABELLED = "has no "
+"""How the reason begins for which an entry without a path or a label is set aside."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -38,6 +41,10 @@ class Listing:
     """Entries that name no usable image."""
     by_value: bool = False
     """Whether labels that are whole numbers are ordered by value: 9 before 10."""
+    label_name: str = "value"
+    """The column of labels; what a number is called."""
+    lists: bool = False
+    """Whether labels came as lists, now joined by the separator."""
 
     @property
     def splits(self) -> list[str]:

@@ -18,6 +18,7 @@ from finetune.data.layout import find_layout
 from finetune.data.listing import Listing, grouped, groups_of, of_layout
 from finetune.data.splitting import split_sets
 from finetune.data.table import is_table, read_table
+from finetune.data.targets import encode, task_of
 from finetune.data.threads import worker_count
 from finetune.errors import DataError, must
 from finetune.recipe import DataRecipe
@@ -56,7 +57,7 @@ def load_data(recipe: DataRecipe, seed: int) -> DataBundle:
 
 
 def read_folder(recipe: DataRecipe, decoded: Pixels | None = None) -> ReadFolder:
-    """The first half of ``load_data``: of the recipe only path, workers and max_pixels matter.
+    """The first half of ``load_data``; how the images are to be divided does not matter.
 
     ``decoded`` keeps images that were decoded on the way; default: what ``default_decoded`` has room for.
     """
@@ -77,23 +78,29 @@ def read_folder(recipe: DataRecipe, decoded: Pixels | None = None) -> ReadFolder
     quarantined = (*listing.aside, *(file for file in checked if isinstance(file, Quarantined)))
     notes = [*listing.notes, *_ignored(row.path.suffix for row, file in pairs if file is None)]
 
-    classes = listing.class_order(row.label for row, _ in good if row.split == main)
-    _require_two(classes, repr(str(recipe.path)), quarantined)
-    notes += [f"Class {name!r} has no readable image and is skipped."
-              for name in dict.fromkeys(row.label for row in rows if row.split == main)
-              if name not in classes]  # fmt: skip
-    for split, name in listing.called.items():
-        found = Counter(row.label for row, _ in good if row.split == split)
-        _require_known(found, classes, f"{name}{mark}", f"{listing.called[main]}{mark}")
-
-    number = {name: k for k, name in enumerate(classes)}
+    task, said = task_of(recipe, listing)
+    notes += said
+    if task.plain:
+        classes = listing.class_order(row.label for row, _ in good if row.split == main)
+        _require_two(classes, repr(str(recipe.path)), quarantined)
+        notes += [f"Class {name!r} has no readable image and is skipped."
+                  for name in dict.fromkeys(row.label for row in rows if row.split == main)
+                  if name not in classes]  # fmt: skip
+        for split, name in listing.called.items():
+            found = Counter(row.label for row, _ in good if row.split == split)
+            _require_known(found, classes, f"{name}{mark}", f"{listing.called[main]}{mark}")
+        number = {name: k for k, name in enumerate(classes)}
+        labels, values = np.array([number[row.label] for row, _ in good], dtype=np.int64), None
+    else:
+        targets = encode(
+            task, [row for row, _ in good], listing, recipe.label_separator, main, str(recipe.path)
+        )
+        classes, labels, values = targets.classes, targets.strata, targets.values
+        notes += targets.notes
     everything = FolderImages(
-        [file for _, file in good],
-        np.array([number[row.label] for row, _ in good], dtype=np.int64),
-        classes,
-        max_pixels=recipe.max_pixels,
-        decoded=decoded,
-    )
+        [file for _, file in good], labels, classes,
+        max_pixels=recipe.max_pixels, decoded=decoded, task=task, values=values,
+    )  # fmt: skip
     given, groups = {}, {}
     for split in listing.splits:
         members = [i for i, (row, _) in enumerate(good) if row.split == split]

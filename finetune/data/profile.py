@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from finetune.data.imageset import DataBundle
+from finetune.task import MULTI_LABEL, REGRESSION
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Profile:
     """How the splits were made and what looked odd."""
     source: str = ""
     """Where the images came from."""
+    task: str = "single-label"
+    """What is learned. Of several labels an image ``counts`` are those of the labels; of a number those of the groups
+    of like numbers that samples are stratified by."""
+    span: tuple[float, float, float] | None = None
+    """Of a number: the least, the mean and the largest of the training images."""
 
     @property
     def grey(self) -> bool:
@@ -56,7 +62,13 @@ def profile(bundle: DataBundle) -> Profile:
     """Measure a bundle. Costs nothing where sizes are known from checking, as in folders."""
     parts = {"train": bundle.train, "val": bundle.val, "test": bundle.test}
     infos = [part.info(i) for part in parts.values() for i in range(len(part))]
-    counts = np.bincount(bundle.train.labels, minlength=len(bundle.classes))
+    train = bundle.train
+    counts, span = np.bincount(train.labels, minlength=len(bundle.classes)), None
+    if train.task == MULTI_LABEL:
+        counts = train.targets.sum(axis=0).astype(np.int64)
+    elif train.task == REGRESSION:
+        counts, numbers = np.bincount(train.labels), train.targets.astype(np.float64)
+        span = float(numbers.min()), float(numbers.mean()), float(numbers.max())
     return Profile(
         n=len(bundle.train),
         num_classes=len(bundle.classes),
@@ -71,6 +83,8 @@ def profile(bundle: DataBundle) -> Profile:
         quarantined=len(bundle.quarantined),
         notes=bundle.notes,
         source=bundle.source,
+        task=train.task.name,
+        span=span,
     )
 
 

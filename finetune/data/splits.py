@@ -62,7 +62,7 @@ def carve_groups(
     """
     if len(labels) == 0:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    unit = _components(len(labels), groups)
+    unit = components(len(labels), groups)
     counts = np.zeros((unit.max() + 1, int(labels.max()) + 1))
     np.add.at(counts, (unit, labels), 1)
     totals = np.maximum(counts.sum(0), 1)
@@ -81,7 +81,7 @@ def carve_groups(
     return np.flatnonzero(~outside), np.flatnonzero(outside)
 
 
-def _components(n: int, groups: Sequence[Sequence[object]]) -> np.ndarray:
+def components(n: int, groups: Sequence[Sequence[object]]) -> np.ndarray:
     """(N,) number of the connected component of each image, where sharing a group connects."""
     parent = list(range(n))
 

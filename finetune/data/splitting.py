@@ -9,10 +9,13 @@ import numpy as np
 
 from finetune.data.imageset import DataBundle, ImageSet, Quarantined
 from finetune.data.splits import carve, carve_groups, limit
-from finetune.errors import DataError
+from finetune.data.stratify import carve_labels
+from finetune.errors import ConfigError, DataError, must
 from finetune.recipe import DataRecipe
+from finetune.task import MULTI_LABEL
 
 _SHOWN = 5
+_BY = {"single-label": "class", "multi-label": "label", "regression": "value"}
 
 
 def split_sets(
@@ -57,6 +60,11 @@ def split_sets(
     told += _divided(groups or {}, called)
     val, test = given.get("val"), given.get("test")
     share = recipe.val_fraction
+    if recipe.limit_per_class is not None and not pool.task.plain:
+        raise ConfigError(
+            must("data.limit_per_class", f"left out where the task is {pool.task.name}", recipe.limit_per_class,
+                 "Only classes can be limited one by one.")
+        )  # fmt: skip
     if val is not None and test is None:
         told.append(
             f"{called.get('val', 'val')} was given but no test set: it is the test set, and nothing is tuned "
@@ -69,7 +77,7 @@ def split_sets(
         rest = 1 - recipe.val_fraction - recipe.test_fraction
         told.append(
             f"No validation or test set was given: the images are split {rest:.0%} / "
-            f"{recipe.val_fraction:.0%} / {recipe.test_fraction:.0%} by class with seed {seed}."
+            f"{recipe.val_fraction:.0%} / {recipe.test_fraction:.0%} by {_BY[pool.task.name]} with seed {seed}."
         )
         share = recipe.val_fraction / (1 - recipe.test_fraction)
     told += _copies(pool)
@@ -107,9 +115,14 @@ class _Tracks:
 
     def carve(self, images: ImageSet, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """(kept, held out); afterwards the images are those that were kept."""
-        if self.groups is None:
-            return carve(images.labels, share, seed, _prints(images))
-        kept, held = carve_groups(images.labels, share, seed, (self.groups.tolist(), _prints(images)))
+        prints = _prints(images)
+        together = (prints,) if self.groups is None else (self.groups.tolist(), prints)
+        if images.task == MULTI_LABEL:
+            kept, held = carve_labels(images.targets, share, seed, together)
+        elif self.groups is None:
+            return carve(images.labels, share, seed, prints)
+        else:
+            kept, held = carve_groups(images.labels, share, seed, together)
         self.keep(kept)
         return kept, held
 
@@ -132,6 +145,8 @@ def _prints(images: ImageSet) -> list[bytes]:
 
 def _copies(images: ImageSet) -> list[str]:
     """Exact copies under several classes: at least one of the labels is wrong."""
+    if not images.task.plain:
+        return _unlike_copies(images)
     labels: dict[bytes, set[int]] = {}
     for print_, label in zip(_prints(images), images.labels.tolist(), strict=True):
         labels.setdefault(print_, set()).add(label)
@@ -141,6 +156,19 @@ def _copies(images: ImageSet) -> list[str]:
     example = " and ".join(repr(images.classes[k]) for k in torn[0][:2])
     found = "1 image is" if len(torn) == 1 else f"{len(torn)} images are"
     return [f"{found} present under more than one class (as {example}): check their labels."]
+
+
+def _unlike_copies(images: ImageSet) -> list[str]:
+    """Exact copies with other labels or numbers."""
+    values: dict[bytes, set[bytes]] = {}
+    for print_, row in zip(_prints(images), images.targets, strict=True):
+        values.setdefault(print_, set()).add(row.tobytes())
+    torn = sum(len(found) > 1 for found in values.values())
+    if not torn:
+        return []
+    what = "labels" if images.task == MULTI_LABEL else "numbers"
+    found = "1 image is" if torn == 1 else f"{torn} images are"
+    return [f"{found} present more than once, with different {what}: check them."]
 
 
 def _leaks(train: ImageSet, val: ImageSet, test: ImageSet) -> list[str]:
@@ -153,6 +181,8 @@ def _leaks(train: ImageSet, val: ImageSet, test: ImageSet) -> list[str]:
 
 
 def _rare(train: ImageSet, val: ImageSet, test: ImageSet) -> list[str]:
+    if not train.task.plain:
+        return _rare_labels(train, test) if train.task == MULTI_LABEL else []
     counts = {name: Counter(part.labels.tolist()) for name, part in
               (("train", train), ("val", val), ("test", test))}  # fmt: skip
     notes = []
@@ -166,16 +196,33 @@ def _rare(train: ImageSet, val: ImageSet, test: ImageSet) -> list[str]:
     return notes
 
 
-def _list(classes: Sequence[str]) -> str:
+def _rare_labels(train: ImageSet, test: ImageSet) -> list[str]:
+    """Labels that no training image has, and labels that the test images do not tell apart."""
+    notes = []
+    never = [c for c, n in zip(train.classes, train.targets.sum(axis=0), strict=True) if n == 0]
+    if never:
+        notes.append(f"{_list(never, 'Label')} on no training image: never predicted.")
+    share = test.targets.mean(axis=0)
+    untested = [c for c, s in zip(train.classes, share, strict=True) if s in (0.0, 1.0) and c not in never]
+    if untested:
+        notes.append(f"{_list(untested, 'Label')} on none or all of the test images: not measured.")
+    return notes
+
+
+def _list(classes: Sequence[str], noun: str = "Class") -> str:
     shown = ", ".join(repr(c) for c in classes[:_SHOWN])
     more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
-    return f"{'Class' if len(classes) == 1 else 'Classes'} {shown}{more}"
+    plural = "Classes" if noun == "Class" else f"{noun}s"
+    return f"{noun if len(classes) == 1 else plural} {shown}{more}"
 
 
 def _require_some(train: ImageSet, val: ImageSet, test: ImageSet, recipe: DataRecipe) -> None:
     for name, part in (("validation", val), ("test", test)):
         if len(part):
             continue
+        if not train.task.plain:
+            raise DataError(must("The images", "enough for training, validation and test sets",
+                                 f"{len(train)} for training and no {name} images", "Add images."))  # fmt: skip
         most = np.bincount(train.labels, minlength=1).max()
         if name == "validation" and recipe.limit_per_class == 1:
             raise DataError(

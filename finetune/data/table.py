@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from finetune.data.imageset import Quarantined
-from finetune.data.listing import Listing, Row
+from finetune.data.listing import UNLABELLED, Listing, Row
 from finetune.errors import DataError, did_you_mean, must
 from finetune.recipe import DataRecipe
 
@@ -34,12 +35,14 @@ def is_table(path: str | Path) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
-def read_table(recipe: DataRecipe) -> Listing:
+def read_table(recipe: DataRecipe, prefer: bool = False) -> Listing:
     """The rows of the table ``recipe.path``; no image is opened.
 
     Columns are those that the recipe names, else the first of the usual names. Relative paths start at
     ``recipe.root``, else at the table's folder. Entries without a label, and files that are not there, are set
-    aside. Raises DataError, naming what is wrong with the table.
+    aside; but no label means none of the labels where the recipe says that the task is multi-label. Lists of
+    labels (JSON, Parquet) are joined by the recipe's separator. With ``prefer`` a column that the recipe names
+    may be missing. Raises DataError, naming what is wrong with the table.
     """
     table = Path(str(recipe.path)).expanduser()
     if not table.is_file():
@@ -50,17 +53,25 @@ def read_table(recipe: DataRecipe) -> Listing:
     if not records:
         raise DataError(f"{str(table)!r} must hold a row per image below its header. Got none instead.")
     columns = list(dict.fromkeys(key for record in records for key in record))
-    image = _column(table, columns, recipe.image_column, _IMAGE, "image")
-    label = _column(table, columns, recipe.label_column, _LABEL, "label")
+    asked = [
+        None if prefer and name not in columns else name
+        for name in (recipe.image_column, recipe.label_column)
+    ]
+    image = _column(table, columns, asked[0], _IMAGE, "image")
+    label = _column(table, columns, asked[1], _LABEL, "label")
     split = _split_column(table, columns, recipe, records)
     group = _group_column(table, columns, recipe)
     root = Path(recipe.root).expanduser() if recipe.root is not None else table.parent
-    return _listing(table, records, root, image, label, split, group)
+    lists = any(isinstance(record.get(label), list) for record in records)
+    if lists:
+        records = [{**r, label: _joined(table, r.get(label), recipe.label_separator)} for r in records]
+    listing = _listing(table, records, root, image, label, split, group, recipe.task == "multi-label")
+    return replace(listing, label_name=label.strip() or "value", lists=lists)
 
 
 def _listing(
     table: Path, records: Sequence[Record], root: Path, image: str, label: str, split: str | None,
-    group: str | None,
+    group: str | None, unlabelled: bool,
 ) -> Listing:  # fmt: skip
     rows: dict[tuple[str, str], Row] = {}
     torn: dict[str, set[str]] = {}
@@ -68,11 +79,11 @@ def _listing(
     for record in records:
         name, given = _text(record.get(image)), _text(record.get(label))
         if not name:
-            aside.append(Quarantined("", f"has no {image!r} in a row of {table.name}"))
+            aside.append(Quarantined("", f"{UNLABELLED}{image!r} in a row of {table.name}"))
             continue
         path = root / name
-        if not given:
-            aside.append(Quarantined(name, f"has no {label!r} in {table.name}"))
+        if not given and not unlabelled:
+            aside.append(Quarantined(name, f"{UNLABELLED}{label!r} in {table.name}"))
             continue
         if not path.is_file():
             missing += 1
@@ -223,6 +234,20 @@ def _role(table: Path, value: Any, column: str) -> str:
             must(f"Column {column!r} of {str(table)!r}", "train, val or test in every row", repr(value))
         )
     return role
+
+
+def _joined(table: Path, value: Any, separator: str) -> Any:
+    """A list of labels as one text; whatever else is there stays as it is."""
+    if not isinstance(value, list):
+        return value
+    texts = [_text(part) for part in value]
+    odd = next((text for text in texts if separator in text), None)
+    if odd is not None:
+        raise DataError(
+            must(f"Labels of {str(table)!r}", f"free of {separator!r}, which is put between them", repr(odd),
+                 "Choose another data.label_separator.")
+        )  # fmt: skip
+    return separator.join(texts)
 
 
 def _text(value: Any) -> str:

@@ -111,6 +111,8 @@ def bag(
             must("data.path", "a folder with one sub-folder per class", None, "Use --data DIR.")
         )
     bundle = data if data is not None else load_data(asked.data, asked.seed)
+    if not bundle.task.plain:
+        raise DataError(must("The task of images to be bagged", "single-label", bundle.task.name))
     if len(bundle.train) < 2:
         raise DataError(must("The training images", "at least 2 to be resampled", len(bundle.train)))
     single = run(asked.override(out=str(folder.path / "single")), data=bundle, listener=told, figures=False)

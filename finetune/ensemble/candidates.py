@@ -87,6 +87,14 @@ def read_candidates(runs: Iterable[str | os.PathLike[str]], at_least: int = 2) -
                     "Name its members' runs.",
                 )
             )
+        if not other.task.plain:
+            raise RunError(
+                must(
+                    f"The task of run {str(other.path)!r}",
+                    "single-label, to be put together",
+                    other.task.name,
+                )
+            )
         if other.classes != first.classes:
             raise RunError(
                 must(

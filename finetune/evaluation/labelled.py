@@ -1,4 +1,4 @@
-"""Other labelled images for a finished run: folders named as its classes, or a table."""
+"""Other labelled images for a finished run: folders named as its classes, or a table with what it learned."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import numpy as np
 
 from finetune.data.folder import Checked, Decoded, FolderImages, check_files, default_decoded
 from finetune.data.imageset import ImageSet, Quarantined
-from finetune.data.layout import candidates, subfolders
-from finetune.data.listing import Row
+from finetune.data.layout import candidates, find_layout, subfolders
+from finetune.data.listing import Row, of_layout
 from finetune.data.table import is_table, read_table
+from finetune.data.targets import labels_of, multi_hot, number_of
 from finetune.data.threads import worker_count
 from finetune.errors import DataError, did_you_mean, must
 from finetune.recipe import DataRecipe
+from finetune.task import REGRESSION, SINGLE_LABEL, Task
 
 _SPLITS = ("test", "testing", "val", "valid", "validation")
 
@@ -33,22 +35,39 @@ class Labelled:
 
 
 def labelled_images(
-    data: str | os.PathLike[str] | ImageSet, classes: tuple[str, ...], max_pixels: int = 100_000_000
+    data: str | os.PathLike[str] | ImageSet,
+    classes: tuple[str, ...],
+    max_pixels: int = 100_000_000,
+    task: Task = SINGLE_LABEL,
+    recipe: DataRecipe | None = None,
 ) -> Labelled:
     """A folder per class, or ``test/`` or ``val/`` with such folders; a table; or an image set, checked.
 
-    Classes of the run without a folder are allowed; folders that are no class of the run are not. Raises
-    DataError.
+    Classes of the run without a folder are allowed; folders that are no class of the run are not. With another task
+    than single-label the labels are lists, or numbers; of a table the columns that ``recipe`` names are taken.
+    Raises DataError.
     """
     if isinstance(data, ImageSet):
-        return Labelled(_renumbered(data, classes), "images given")
+        return Labelled(_renumbered(data, classes, task), "images given")
     path = Path(data).expanduser()
+    asked = recipe or DataRecipe()
     if is_table(path) and not path.is_dir():
-        rows, where, aside = _rows_of_table(path, classes, max_pixels)
-    else:
+        asked = asked.model_copy(update={"path": str(path), "max_pixels": max_pixels, "task": task.name,
+                                         "root": None, "group_by": None, "split_column": None})  # fmt: skip
+        rows, where, aside = _rows_of_table(asked)
+        if task.plain:
+            _require_known([row.label for row in rows], f"Every label of {str(path)!r}", classes)
+    elif task.plain:
         root = _class_root(path, classes)
         rows, where, aside = _rows_of_folder(root, classes), f"Folder {str(root)!r}", ()
         path = root
+    else:
+        layout = find_layout(path)
+        listing = of_layout(layout)
+        split = next((name for name in ("test", "val") if name in listing.splits), listing.splits[0])
+        rows = tuple(row for row in listing.rows if row.split == split)
+        where, aside = f"Folder {str(path)!r}", ()
+    labels, values = _numbered(rows, classes, task, asked.label_separator)
     decoded: Decoded = default_decoded()
     results = check_files(
         [(row.path, row.name) for row in rows],
@@ -56,20 +75,34 @@ def labelled_images(
         workers=worker_count("auto"),
         decoded=decoded,
     )
-    good = [
-        (found, row.label) for found, row in zip(results, rows, strict=True) if isinstance(found, Checked)
-    ]
+    good = [i for i, found in enumerate(results) if isinstance(found, Checked)]
     bad = (*aside, *(found for found in results if isinstance(found, Quarantined)))
     if not good:
         raise DataError(must(where, "one with readable images", f"none ({len(bad)} unreadable)"))
     images = FolderImages(
-        [found for found, _ in good],
-        np.array([classes.index(label) for _, label in good]),
+        [found for found in results if isinstance(found, Checked)],
+        labels[good],
         classes,
         max_pixels=max_pixels,
         decoded=decoded,
+        task=task,
+        values=None if values is None else values[good],
     )
     return Labelled(images, str(path), bad)
+
+
+def _numbered(
+    rows: tuple[Row, ...], classes: tuple[str, ...], task: Task, separator: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels and values of an image set from the rows' texts, by the run's classes. Raises DataError."""
+    if task.plain:
+        return np.array([classes.index(row.label) for row in rows], dtype=np.int64), None
+    if task == REGRESSION:
+        numbers = np.array([[number_of(row, classes[0])] for row in rows], dtype=np.float32)
+        return np.zeros(len(rows), dtype=np.int64), numbers
+    lists = [labels_of(row, separator) for row in rows]
+    _require_known([name for names in lists for name in names], "Every label", classes)
+    return np.zeros(len(rows), dtype=np.int64), multi_hot(lists, classes)
 
 
 def _rows_of_folder(root: Path, classes: tuple[str, ...]) -> tuple[Row, ...]:
@@ -82,15 +115,12 @@ def _rows_of_folder(root: Path, classes: tuple[str, ...]) -> tuple[Row, ...]:
     )
 
 
-def _rows_of_table(
-    table: Path, classes: tuple[str, ...], max_pixels: int
-) -> tuple[tuple[Row, ...], str, tuple[Quarantined, ...]]:
+def _rows_of_table(recipe: DataRecipe) -> tuple[tuple[Row, ...], str, tuple[Quarantined, ...]]:
     """The test rows where the table has splits, else the validation rows, else all."""
-    listing = read_table(DataRecipe(path=str(table), max_pixels=max_pixels))
+    listing = read_table(recipe, prefer=True)
     split = next((name for name in ("test", "val") if name in listing.splits), listing.splits[0])
     rows = tuple(row for row in listing.rows if row.split == split)
-    _require_known([row.label for row in rows], f"Every label of {str(table)!r}", classes)
-    return rows, f"Table {str(table)!r}", listing.aside
+    return rows, f"Table {str(recipe.path)!r}", listing.aside
 
 
 def _require_known(names: Sequence[str], what: str, classes: tuple[str, ...]) -> None:
@@ -117,7 +147,9 @@ def _class_root(root: Path, classes: tuple[str, ...]) -> Path:
     raise DataError(must("--data", constraint, f"{str(root)!r} with {names}"))
 
 
-def _renumbered(images: ImageSet, classes: tuple[str, ...]) -> ImageSet:
+def _renumbered(images: ImageSet, classes: tuple[str, ...], task: Task) -> ImageSet:
+    if images.task != task:
+        raise DataError(must("The task of the images", f"that of the run, {task.name}", images.task.name))
     if images.classes != classes:
         raise DataError(
             must("The classes of the images", f"those of the run ({_some(classes)})", _some(images.classes))

@@ -1,10 +1,10 @@
-"""Class probabilities of images, through the same evaluation path that the features are computed by."""
+"""Probabilities or numbers for images, through the same evaluation path that the features are computed by."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -36,8 +36,8 @@ def predict_images(
     threads: int | Literal["auto"] = "auto",
     listener: Listener | None = None,
 ) -> np.ndarray:
-    """(N, K) float32 softmax probabilities, computed on the device that the backbone is on; of several
-    networks their weighted mean.
+    """(N, K) float32 answers, computed on the device that the backbone is on; of several networks their weighted
+    mean. By the network's task they are softmax probabilities, one sigmoid a label, or numbers.
 
     ``cache`` keeps the features on disk: right while the backbone is still the pretrained one, so that the
     same test images pass it once for all strategies and seeds; wasted on a finetuned one.
@@ -99,15 +99,23 @@ def predict_members(
 
 
 def head_probabilities(backbone: Backbone, features: np.ndarray) -> np.ndarray:
-    """(N, D) features that the head reads -> (N, K) float32 probabilities."""
+    """(N, D) features that the head reads -> (N, K) float32 probabilities, or numbers where the task is regression."""
+    answers_of = _ANSWERS[backbone.task]
     with torch.inference_mode():
         if not isinstance(backbone.head, torch.nn.Linear):
             head = copy.deepcopy(backbone.head).float().cpu()
             answers: Tensor = head(torch.as_tensor(features, dtype=torch.float32))
-            return answers.softmax(dim=1).numpy()
+            return answers_of(answers).numpy()
         weight, bias = backbone.head.weight.float().cpu(), backbone.head.bias.float().cpu()
         logits = torch.addmm(bias, torch.as_tensor(features, dtype=torch.float32), weight.T)
-        return logits.softmax(dim=1).numpy()
+        return answers_of(logits).numpy()
+
+
+_ANSWERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "single-label": lambda outputs: outputs.softmax(dim=1),
+    "multi-label": lambda outputs: outputs.sigmoid(),
+    "regression": lambda outputs: outputs,
+}
 
 
 @dataclass(frozen=True)
@@ -119,11 +127,15 @@ class Prediction:
     probability: float | None = None
     probabilities: dict[str, float] | None = None
     """Of every class, most probable first."""
+    labels: tuple[str, ...] | None = None
+    """Where an image has any number of labels: those of probability above 1/2, most probable first."""
+    value: float | None = None
+    """Where the answer is a number."""
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Only the keys that apply."""
-        return {k: v for k, v in vars(self).items() if v is not None}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if v is not None}
 
 
 class LooseImages(ImageSet):
@@ -167,15 +179,23 @@ def predict_each(
         good = [(name, image) for name, image, _ in opened if image is not None]
         loose = LooseImages([image for _, image in good], [name for name, _ in good], classes)
         answers = iter(predict_images(backbone, loose, threads=threads))
+        task = (backbone.networks[0] if isinstance(backbone, Members) else backbone).task
         for name, image, problem in opened:
-            yield Prediction(name, error=problem) if image is None else _answer(name, next(answers), classes)
+            if image is None:
+                yield Prediction(name, error=problem)
+            else:
+                yield _answer(name, next(answers), classes, task)
 
 
 def _open(source: Any, name: str) -> Image.Image:
     return open_rgb(source) if isinstance(source, (str, Path)) else as_image(source, name)[0]
 
 
-def _answer(name: str, probabilities: np.ndarray, classes: tuple[str, ...]) -> Prediction:
+def _answer(name: str, probabilities: np.ndarray, classes: tuple[str, ...], task: str) -> Prediction:
+    if task == "regression":
+        return Prediction(name, value=float(probabilities[0]))
     order = np.argsort(-probabilities, kind="stable")
     ranked = {classes[k]: float(probabilities[k]) for k in order}
+    if task == "multi-label":
+        return Prediction(name, probabilities=ranked, labels=tuple(c for c, p in ranked.items() if p > 0.5))
     return Prediction(name, classes[order[0]], float(probabilities[order[0]]), ranked)

@@ -35,6 +35,8 @@ class Features:
     """Pooled features of each stage, (N, C_i) float32, input to head; only the last where ``taps="last"``."""
     labels: np.ndarray
     """(N,) int64."""
+    targets: np.ndarray | None = None
+    """(N, K) float32 where values are learned instead of classes."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,12 +49,16 @@ class Features:
     def subset(self, indices: Sequence[int] | np.ndarray) -> Features:
         """Some of the images, in the given order."""
         rows = np.asarray(indices, dtype=np.int64)
-        return Features([tap[rows] for tap in self.taps], self.labels[rows])
+        targets = None if self.targets is None else self.targets[rows]
+        return Features([tap[rows] for tap in self.taps], self.labels[rows], targets)
 
     def join(self, other: Features) -> Features:
         """These images, then the others."""
         taps = [np.concatenate(pair) for pair in zip(self.taps, other.taps, strict=True)]
-        return Features(taps, np.concatenate([self.labels, other.labels]))
+        targets = None
+        if self.targets is not None and other.targets is not None:
+            targets = np.concatenate([self.targets, other.targets])
+        return Features(taps, np.concatenate([self.labels, other.labels]), targets)
 
 
 def extract(
@@ -91,7 +97,9 @@ def extract(
     blocks = np.split(rows, np.cumsum(backbone.widths)[:-1], axis=1)
     chosen = blocks if taps == "all" else blocks[-1:]
     return Features(
-        [np.ascontiguousarray(block) for block in chosen], np.asarray(images.labels, dtype=np.int64)
+        [np.ascontiguousarray(block) for block in chosen],
+        np.asarray(images.labels, dtype=np.int64),
+        images.values,
     )
 
 

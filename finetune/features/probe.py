@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from finetune.features.finite import require_finite
 from finetune.features.heads import HEADS, fit_head
 from finetune.features.logistic import check_shape
 from finetune.features.scaling import Standardiser
+from finetune.task import SINGLE_LABEL, Task
 
 
 class ProbeSettings(Protocol):
@@ -46,6 +47,8 @@ class CandidateScore:
     accuracy: float
     """Share in [0, 1]; NaN where nothing could be held out."""
     accuracy_se: float
+    task: Task = SINGLE_LABEL
+    """Of another task than single-label, ``log_loss`` is its held-out loss and ``accuracy`` its score."""
 
     @classmethod
     def of(
@@ -70,11 +73,12 @@ class CandidateScore:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; null where nothing could be held out."""
+        loss, score = self.task.loss_name.replace("-", "_").replace(" ", "_"), self.task.score
         figures = {
-            "log_loss": self.log_loss,
-            "log_loss_se": self.log_loss_se,
-            "accuracy": self.accuracy,
-            "accuracy_se": self.accuracy_se,
+            loss: self.log_loss,
+            f"{loss}_se": self.log_loss_se,
+            score: self.accuracy,
+            f"{score}_se": self.accuracy_se,
         }
         return {
             "taps": list(self.taps),
@@ -128,7 +132,7 @@ class ProbeResult:
         shown = sorted(tried, key=lambda score: score.log_loss)
         rest = f" and {len(shown) - 6} more" if len(shown) > 6 else ""
         table = ", ".join(f"{_label(score)} {score.log_loss:.2f}" for score in shown[:6])
-        return f"Head: {taken} ({self.rule}). Held-out log-loss: {table}{rest}."
+        return f"Head: {taken} ({self.rule}). Held-out {self.chosen.task.loss_name}: {table}{rest}."
 
     def to_dict(self) -> dict[str, Any]:
         """What training.json keeps."""
@@ -176,27 +180,13 @@ def fit_probe(
     averaging = phase.combine == "average" or (phase.combine == "auto" and median < AVERAGE)
     table: list[_Solved] = []
     winners: list[_Solved] = []
-    for candidate in dict.fromkeys(phase.candidates):
-        blocks = [features[i] for i in candidate]
-        standardiser = Standardiser.fit(blocks)
-        if not standardiser.scale.any():
-            continue
-        x = standardiser.transform(blocks)
+    for candidate, standardiser, x in standardised(phase, features):
         heads = [
             _solve(kind, phase, candidate, standardiser, x, labels, num_classes, seed, averaging)
             for kind in kinds
         ]
         table += heads
         winners.append(heads[tied([head.losses for head in heads])[0]])
-    if not table:
-        raise StrategyError(
-            must(
-                f"features of stages {sorted({i for c in phase.candidates for i in c})}",
-                "different between images",
-                "the same for all",
-                "Are all images equal, or are the backbone's weights broken?",
-            )
-        )
     cv = tuple(head.score for head in table)
     if averaging:
         even = [table[i] for i in tied([head.losses for head in table])]
@@ -209,18 +199,46 @@ def fit_probe(
     return ProbeResult(best.weight, best.bias, best.score.taps, best.score, rule, cv)
 
 
-def _check(
-    phase: ProbeSettings, features: Sequence[np.ndarray], labels: np.ndarray, num_classes: int
-) -> None:
+def standardised(
+    phase: ProbeSettings, features: Sequence[np.ndarray]
+) -> Iterator[tuple[tuple[int, ...], Standardiser, np.ndarray]]:
+    """Each of the phase's sets of stages with its (N, D) standardised features, those that carry nothing passed over.
+
+    Raises StrategyError where none carries anything.
+    """
+    found = False
+    for candidate in dict.fromkeys(phase.candidates):
+        blocks = [features[i] for i in candidate]
+        standardiser = Standardiser.fit(blocks)
+        if standardiser.scale.any():
+            found = True
+            yield candidate, standardiser, standardiser.transform(blocks)
+    if not found:
+        raise StrategyError(
+            must(
+                f"features of stages {sorted({i for c in phase.candidates for i in c})}",
+                "different between images",
+                "the same for all",
+                "Are all images equal, or are the backbone's weights broken?",
+            )
+        )
+
+
+def check_candidates(phase: ProbeSettings, stages: int) -> None:
+    """Raises StrategyError for sets of stages that the network has not, and for an unknown ``combine``."""
     if not phase.candidates:
         raise StrategyError(must("probe candidates", "at least one set of stages", "none"))
     for candidate in phase.candidates:
-        if not candidate or any(not 0 <= i < len(features) for i in candidate):
-            raise StrategyError(
-                must("a probe candidate", f"stage numbers in 0..{len(features) - 1}", candidate)
-            )
+        if not candidate or any(not 0 <= i < stages for i in candidate):
+            raise StrategyError(must("a probe candidate", f"stage numbers in 0..{stages - 1}", candidate))
     if phase.combine not in ("pick", "average", "auto"):
         raise StrategyError(must("probe.combine", "pick, average or auto", repr(phase.combine)))
+
+
+def _check(
+    phase: ProbeSettings, features: Sequence[np.ndarray], labels: np.ndarray, num_classes: int
+) -> None:
+    check_candidates(phase, len(features))
     for tap in features:
         check_shape(tap, labels, num_classes)
     require_finite(features)

@@ -52,13 +52,18 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, num_classes: int, lambdas: Sequence[
     x: (N, D) float, y: (N,) int. Raises StrategyError.
     """
     check_problem(x, y, num_classes)
+    target = torch.nn.functional.one_hot(torch.as_tensor(y, dtype=torch.int64), num_classes).double()
+    return fit_ridge_values(x, target, lambdas)
+
+
+def fit_ridge_values(x: np.ndarray, target: torch.Tensor, lambdas: Sequence[float] = ()) -> RidgeFit:
+    """The same on any targets, (N, K) float64."""
     samples = torch.as_tensor(np.ascontiguousarray(x), dtype=torch.float32)
     n = len(samples)
     mean = samples.mean(dim=0)
     centred = samples - mean
     rotated, values, axes = principal_axes(centred)
     left = rotated.double() / values.sqrt()  # (N, R), orthonormal columns
-    target = torch.nn.functional.one_hot(torch.as_tensor(y, dtype=torch.int64), num_classes).double()
     share = target.mean(dim=0)
     projected = left.T @ (target - share)  # (R, K)
     squared = left.square()

@@ -28,7 +28,9 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     xs, breaks = _one_axis(rows)
-    for axes, key, title in ((loss, "loss", "loss"), (accuracy, "accuracy", "accuracy, %")):
+    score = next((key for key in ("f1", "r2") if any(key in row for row in rows)), "accuracy")
+    named = {"accuracy": "accuracy, %", "f1": "F1 of an image's labels", "r2": "share of variance explained"}
+    for axes, key, title in ((loss, "loss", "loss"), (accuracy, score, named[score])):
         scale = 100 if key == "accuracy" else 1
         for name, colour, style in ((key, BLUE, "-"), (f"val_{key}", ORANGE, "o-")):
             # An epoch's row repeats the mean of its steps: drawn among them it would be a jump that never was.
@@ -81,6 +83,7 @@ def stages(
     accuracies: Sequence[float],
     errors: Sequence[float] | None = None,
     extra: Mapping[str, float] | None = None,
+    measure: str = "accuracy",
 ) -> bytes:
     """Chance-normalised probe accuracy of each stage, input to head, with standard errors.
 
@@ -101,7 +104,7 @@ def stages(
     if extra:
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     axes.set_xticks(x, names, rotation=30 if len(names) > 6 else 0, fontsize=8)
-    axes.set(ylabel="accuracy (0 chance, 1 perfect)", title="linear probe on each stage, input to head")
+    axes.set(ylabel=f"{measure} (0 chance, 1 perfect)", title="linear probe on each stage, input to head")
     axes.set_ylim(min(0, *accuracies), 1.05)
     _plain(axes)
     return as_png(figure)

@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from finetune.evaluation.metrics import Scores
+from finetune.evaluation.scores import AnyScores, LabelScores, NumberScores
 from finetune.files import atomic_write_bytes
 from finetune.report import figures
+from finetune.report.answers import labels, numbers
 from finetune.report.plane import plane
 from finetune.training.metrics_log import read_metrics
 
 
 def draw_figures(
-    folder: Path, scores: Scores, stage_names: Sequence[str], name: str = "this data set"
+    folder: Path, scores: AnyScores, stage_names: Sequence[str], name: str = "this data set"
 ) -> list[str]:
-    """confusion.png always; curves.png where steps were trained; stages.png and plane.png where stages were
-    measured. ``name``: what to call this data set on the plane."""
-    drawn = {"confusion.png": figures.confusion(scores.matrix, [c.name for c in scores.classes])}
+    """confusion.png, of labels labels.png, of numbers numbers.png; curves.png where steps were trained; stages.png
+    and, of classes, plane.png where stages were measured. ``name``: what to call this data set on the plane."""
+    drawn = _answers(scores)
     rows = read_metrics(folder)
     if rows:
         drawn["curves.png"] = figures.curves(rows)
@@ -30,13 +32,30 @@ def draw_figures(
     if len(measured) == len(stage_names):
         values, errors = [s["value"] for s in measured], [s["se"] for s in measured]
         lines = {"nearest neighbours": evidence["knn"], "stages joined": evidence["concat"]["value"]}
-        drawn["stages.png"] = figures.stages(stage_names, values, errors, lines)
+        known = {title: value for title, value in lines.items() if value is not None}
+        drawn["stages.png"] = figures.stages(
+            stage_names, values, errors, known, evidence.get("measure", "accuracy")
+        )
     similarity, amount = decision.get("similarity"), evidence.get("median")
-    if isinstance(similarity, float) and isinstance(amount, float) and amount > 0:
+    if (
+        isinstance(scores, Scores)
+        and isinstance(similarity, float)
+        and isinstance(amount, float)
+        and amount > 0
+    ):
         drawn["plane.png"] = plane(name, amount, similarity, len(scores.classes))
     for file, png in drawn.items():
         atomic_write_bytes(folder / file, png)
     return list(drawn)
+
+
+def _answers(scores: AnyScores) -> dict[str, bytes]:
+    """The picture of the answers themselves."""
+    if isinstance(scores, NumberScores):
+        return {"numbers.png": numbers(scores.truth, scores.answers)}
+    if isinstance(scores, LabelScores):
+        return {"labels.png": labels(scores)}
+    return {"confusion.png": figures.confusion(scores.matrix, [c.name for c in scores.classes])}
 
 
 def _decision(folder: Path) -> dict[str, Any]:

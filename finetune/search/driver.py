@@ -131,6 +131,11 @@ def sweep(
     go_on = go_on or f"finetune.search.sweep(..., out={str(folder)!r})"
     with _whole_process(folder, go_on) as stop, sigterm_raises():
         setup = advice.set_up(replaced(asked, processes), data, heard)
+        if not setup.bundle.task.plain:
+            raise ConfigError(
+                must("The task of a sweep", "single-label", setup.bundle.task.name,
+                     "Trials are compared by log-loss or accuracy of classes.")
+            )  # fmt: skip
         if len(setup.bundle.val) == 0:
             raise StrategyError(must("the validation split", "at least one image for a sweep", 0))
         if known:

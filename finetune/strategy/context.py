@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import StrategyError, must
 from finetune.recipe import Recipe, TrainRecipe
+from finetune.task import MULTI_LABEL, SINGLE_LABEL, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +31,15 @@ class Context:
     """Measures; use ``ctx.evidence``, which asks once."""
     n_val: int = 0
     """Validation images."""
+    task: Task = SINGLE_LABEL
+    images: int | None = None
+    """Training images where ``counts`` do not add up to them: those of labels, of which an image may have several."""
 
     def __post_init__(self) -> None:
+        if self.num_stages < 1:
+            raise StrategyError(must("the backbone", "at least one stage deep", self.num_stages))
+        if not self.task.plain:
+            return
         if len(self.counts) < 2:
             raise StrategyError(
                 must(
@@ -47,8 +55,6 @@ class Context:
                     f"images of {len(self.counts) - empty}",
                 )
             )
-        if self.num_stages < 1:
-            raise StrategyError(must("the backbone", "at least one stage deep", self.num_stages))
 
     @classmethod
     def of(
@@ -59,12 +65,22 @@ class Context:
         backbone: Any,
         look: Callable[[], Evidence],
         n_val: int = 0,
+        task: Task = SINGLE_LABEL,
+        values: np.ndarray | None = None,
     ) -> Context:
-        """From the training labels, a Backbone and the number of validation images."""
+        """From the training labels, a Backbone and the number of validation images.
+
+        Of another task ``values`` are the (N, K) targets: several labels an image are counted each, of a number the
+        tenths of its range (``labels``) stand for classes.
+        """
         import numpy as np
 
-        counts = tuple(int(c) for c in np.bincount(labels, minlength=num_classes))
-        return cls(recipe, counts, backbone.card, backbone.num_stages, look, n_val)
+        counted = np.bincount(labels, minlength=num_classes)
+        if task == MULTI_LABEL and values is not None:
+            counted = values.sum(axis=0)
+        counts = tuple(int(c) for c in counted)
+        images = None if task.plain else len(labels)
+        return cls(recipe, counts, backbone.card, backbone.num_stages, look, n_val, task, images)
 
     @property
     def train(self) -> TrainRecipe:
@@ -79,7 +95,7 @@ class Context:
     @property
     def n_train(self) -> int:
         """Training images."""
-        return sum(self.counts)
+        return sum(self.counts) if self.images is None else self.images
 
     @property
     def num_classes(self) -> int:

@@ -21,6 +21,7 @@ from finetune.strategy.table import (
     likeness_of,
     render,
 )
+from finetune.strategy.wording import WORDS
 
 TINY = 10.0
 """Below this median of images a class the heads alone are trained, however far the source is."""
@@ -59,10 +60,15 @@ class Decision:
             "reasons": list(self.reasons),
             "evidence": {
                 **({} if self.evidence is None else self.evidence.to_dict()),
-                "expected": {k: {"accuracy": a, "se": se} for k, (a, se) in self.expected.items()},
+                "expected": {k: {self.measure: a, "se": se} for k, (a, se) in self.expected.items()},
                 **({"race": [dict(lap) for lap in self.race]} if self.race else {}),
             },
         }
+
+    @property
+    def measure(self) -> str:
+        """What ``expected`` says: accuracies, or the evidence's own measure."""
+        return "accuracy" if self.evidence is None else self.evidence.measure
 
     def table(self) -> str:
         """The 2x2 table with the cell marked."""
@@ -150,20 +156,16 @@ def decide(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> Decision:
     amount = amount_of(evidence.n, evidence.median, cut)
     similarity, because = similarity_of(evidence)
     cell = cell_of(amount, similarity, cut)
-    k = evidence.num_classes
-    linear = (evidence.last.accuracy(k), evidence.last.se * (1 - 1 / k))
-    best = max((evidence.concat, *evidence.stages), key=lambda score: score.value)
-    multi = (best.accuracy(k), best.se * (1 - 1 / k))
+    linear = evidence.shown(evidence.last)
+    multi = evidence.shown(max((evidence.concat, *evidence.stages), key=lambda score: score.value))
+    words = WORDS[evidence.measure]
     reasons = [
-        f"Amount: {amount}: {evidence.n} images, median {evidence.median:g} a class, {k} classes.",
+        words.amount(evidence, amount),
         f"Similarity: {similarity:.2f}, {likeness_of(similarity, cut)}: {'; '.join(because)}.",
+        *words.axes,
     ]
     if not evidence.blind:
-        stages = ", ".join(f"{100 * score.accuracy(k):.0f}" for score in evidence.stages)
-        reasons.append(
-            f"A linear head on the last stage gets {_percent(linear)} without seeing the image; "
-            f"stage by stage {stages}, joined {100 * evidence.concat.accuracy(k):.0f}."
-        )
+        reasons.append(words.stages(evidence))
     chosen, runner_up, why = _choose(evidence, amount, cell, linear[0])
     reasons.append(why)
     textbook = TEXTBOOK[cell][0]
@@ -202,16 +204,19 @@ def _choose(
     row, column = cell
     near = column == "very similar"
     if 1 - linear < SOLVED:
-        return "linear", "partial", (
-            f"The linear head errs on {100 * (1 - linear):.1f}% of images: partial has nothing left to win."
-        )  # fmt: skip
+        return (
+            "linear",
+            "partial",
+            f"{WORDS[evidence.measure].solved(linear)}: partial has nothing left to win.",
+        )
     if evidence.median < TINY:
         first = "linear" if near else "multistage"
         second = "multistage" if first == "linear" else "linear"
         return (
             first,
             second,
-            f"With {evidence.median:g} images a class tuning the network fits the noise; {second} is next.",
+            f"With {evidence.median:g} images a {WORDS[evidence.measure].unit} tuning the network fits the noise; "
+            f"{second} is next.",
         )
     if row == "very little data":
         if near:
@@ -222,7 +227,7 @@ def _choose(
             )
         return "lp-ft", "multistage", (
             f"Far from the source the features must move, even for few images; earlier stages alone "
-            f"(multistage) add {100 * evidence.gain:.1f} points to the linear head."
+            f"(multistage) add {WORDS[evidence.measure].gain(evidence.gain)} to the linear head."
         )  # fmt: skip
     if near:
         return (
@@ -239,7 +244,3 @@ def _choose(
 
 def _share(value: float) -> str:
     return f"{100 * min(1.0, max(0.0, value)):.0f}%"
-
-
-def _percent(figure: tuple[float, float]) -> str:
-    return f"{100 * figure[0]:.1f}% (+-{100 * figure[1]:.1f})"

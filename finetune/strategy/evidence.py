@@ -12,6 +12,7 @@ from finetune.features.source import SourceStatistics
 from finetune.recipe import Recipe
 from finetune.resources import weights_dir
 from finetune.strategy.measure import Evidence, measure, sample_indices
+from finetune.strategy.measure_values import measure_values
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle, ImageSet
@@ -20,16 +21,19 @@ if TYPE_CHECKING:
 
 def gather(recipe: Recipe, bundle: DataBundle, backbone: Backbone, listener: Listener) -> Evidence:
     """Measure the training images (at most 5000) on the frozen backbone's cached features."""
-    labels = bundle.train.labels
+    labels, task = bundle.train.labels, bundle.train.task
     images = bundle.train.subset(sample_indices(labels, seed=recipe.seed))
     found = frozen_features(recipe, images, backbone, listener, "looking at the images")
+    source = _source_statistics(backbone) if recipe.pretrained else None
+    if found.targets is not None:
+        return measure_values(task, found.taps, found.targets, bundle.train.targets, labels, source)
     return measure(
         found.taps,
         found.labels,
         len(bundle.classes),
         n=len(labels),
         counts=np.bincount(labels, minlength=len(bundle.classes)).tolist(),
-        source=_source_statistics(backbone) if recipe.pretrained else None,
+        source=source,
         seed=recipe.seed,
     )
 

@@ -47,9 +47,8 @@ class Explanation:
         evidence = self.decision.evidence
         if evidence is None or evidence.blind:
             return []
-        k = evidence.num_classes
         return [
-            (name, score.accuracy(k), score.se * (1 - 1 / k))
+            (name, *evidence.shown(score))
             for name, score in zip(self.stage_names, evidence.stages, strict=True)
         ]
 
@@ -64,13 +63,14 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """decision.json: plain values, the same whenever the same data are decided about."""
+        measure = self.decision.measure
         return {
             **self.decision.to_dict(),
             "strategies": [
-                {"name": name, "does": does, "accuracy": found and found[0], "se": found and found[1]}
+                {"name": name, "does": does, measure: found and found[0], "se": found and found[1]}
                 for name, does, found in self.expected()
             ],
-            "stages": [{"name": n, "accuracy": a, "se": se} for n, a, se in self.stages()],
+            "stages": [{"name": n, measure: a, "se": se} for n, a, se in self.stages()],
             "plan": self.plan.model_dump(mode="json"),
             "plan_given": self.given,
             "learning_rates": self.rates(),

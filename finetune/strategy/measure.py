@@ -61,8 +61,8 @@ class Evidence:
     """One a stage, input to head."""
     concat: Score
     """All picked stages side by side."""
-    knn: float
-    """Chance-normalised 5-nearest-neighbour accuracy on the last stage."""
+    knn: float | None
+    """Chance-normalised 5-nearest-neighbour accuracy on the last stage; None where there are no classes."""
     curve: tuple[tuple[int, float], ...]
     """(images, chance-normalised accuracy of the last stage) at n/4, n/2, n."""
     source_share: float | None
@@ -71,6 +71,16 @@ class Evidence:
     source_distance: float | None
     """Median feature distance over that of the source's own unseen images, median over the stages: 1 is the
     source itself. The early stages tell sources apart that the last one, trained to ignore them, does not."""
+    measure: str = "accuracy"
+    """What the scores are: chance-normalised accuracies, or where no classes are learned ``mean_ap`` (average
+    precision, normalised by the label's share) or ``r2`` (share of variance explained)."""
+
+    def shown(self, score: Score) -> tuple[float, float]:
+        """The figure that a score stands for and its standard error: the plain accuracy, else the score itself."""
+        if self.measure != "accuracy":
+            return score.value, score.se
+        k = self.num_classes
+        return score.accuracy(k), score.se * (1 - 1 / k)
 
     @property
     def last(self) -> Score:
@@ -123,6 +133,8 @@ class Evidence:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, derived figures included."""
         tree = asdict(self)
+        if self.measure == "accuracy":
+            del tree["measure"]
         tree["gain"], tree["affinity"] = self.gain, self.affinity
         tree["best_stage"], tree["per_doubling"] = self.best_stage, self.per_doubling
         tree["images_for_5_points"] = self.more_images_for(0.05)
@@ -162,14 +174,7 @@ def measure(
     picked = [taps[i] for i in pick_stages(len(taps))]
     last = taps[-1]
     centred = last - last.mean(axis=0, dtype=np.float64).astype(np.float32)
-    share = distance = None
-    if source is not None and [len(s.mean) for s in source.stages] == [tap.shape[1] for tap in taps]:
-        share = float(source.stages[-1].share_inside(last))
-        ratios = [
-            np.median(s.distance(tap)) / max(float(s.quantiles[3]), 1e-12)
-            for s, tap in zip(source.stages, taps, strict=True)
-        ]
-        distance = float(np.median(ratios))
+    share, distance = source_figures(taps, source)
     return Evidence(
         n=int(n if n is not None else len(labels)),
         measured=len(labels),
@@ -184,6 +189,17 @@ def measure(
         source_share=share,
         source_distance=distance,
     )
+
+
+def source_figures(taps: Sequence[np.ndarray], source: Source | None) -> tuple[float | None, float | None]:
+    """``source_share`` and ``source_distance`` of an Evidence; None without statistics of these stages."""
+    if source is None or [len(s.mean) for s in source.stages] != [tap.shape[1] for tap in taps]:
+        return None, None
+    ratios = [
+        np.median(s.distance(tap)) / max(float(s.quantiles[3]), 1e-12)
+        for s, tap in zip(source.stages, taps, strict=True)
+    ]
+    return float(source.stages[-1].share_inside(taps[-1])), float(np.median(ratios))
 
 
 def pick_stages(num_stages: int, limit: int = 4) -> tuple[int, ...]:

@@ -99,7 +99,7 @@ class _Steps(_Frozen):
     patience: Annotated[int, Field(ge=1)] | Literal["earlier"] | None = None
     """Epochs without an improvement of ``monitor`` after which training stops; null: it does not. ``earlier``: it
     stops after as many epochs as an earlier phase of the plan, for want of images to validate on."""
-    monitor: Literal["loss", "accuracy"] = "loss"
+    monitor: Literal["loss", "accuracy", "score"] = "loss"
     """What is watched for that, and by the schedule plateau."""
     smoothing: float = Field(0.0, ge=0, lt=1)
     """Weight of the past in the exponential average of what is watched."""

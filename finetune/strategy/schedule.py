@@ -42,7 +42,7 @@ def gradient_phase(
     scaled = scaled_lr(card.source_lr, card.source_batch, asked.images_per_step, card.source_optimizer)
     lr = ctx.asked_lr or scaled * lr_factor
     if ctx.asked_lr is None:
-        lr = translated_lr(lr, card.source_optimizer, optimizer)
+        lr = translated_lr(lr, card.source_optimizer, optimizer) * ctx.task.lr_factor
     decay = asked.stage_decay
     if decay is None:
         depth = max(1, ctx.last - train_from)
@@ -57,6 +57,9 @@ def gradient_phase(
     if weight_decay is None:
         weight_decay = default_weight_decay(optimizer, asked.decoupled)
     smoothing = asked.label_smoothing
+    shared = {key: getattr(asked, key) for key in Regularisers.model_fields}
+    if "loss" not in asked.model_fields_set:
+        shared["loss"] = ctx.task.losses[0]
     return GradientPhase(
         name=name,
         train_from=train_from,
@@ -85,7 +88,7 @@ def gradient_phase(
         accumulate=accumulate,
         micro_batch="auto" if asked.batch_size == "auto" else None,
         clip_grad=asked.clip_grad,
-        label_smoothing=(0.1 if regularise else 0.0) if smoothing is None else smoothing,
+        label_smoothing=(0.1 if regularise and ctx.task.plain else 0.0) if smoothing is None else smoothing,
         ema=asked.ema if "ema" in asked.model_fields_set or averaged else default_ema(steps),
         swa=asked.swa,
         swa_lr=asked.swa_lr,
@@ -93,7 +96,7 @@ def gradient_phase(
         keep="last" if averaged else "best",
         augment=asked.augment or default_augment(ctx.n_train),
         batch_norm="frozen" if card.freeze_norms else norms,
-        **{key: getattr(asked, key) for key in Regularisers.model_fields},
+        **shared,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
 
 
 def average_of(
-    phase: GradientPhase, backbone: Backbone, trained: dict[str, Tensor], run: Path, classes: tuple[str, ...]
-) -> WeightAverage:
+    phase: GradientPhase, backbone: Backbone, trained: dict[str, Tensor], run: Path, classes: tuple[str, ...],
+    leave: Callable[[Backbone], None],
+) -> WeightAverage:  # fmt: skip
     """The moving average, the equal mean of the last epochs, or the snapshots that the phase asks for.
 
-    ``trained`` are the tensors that training changes; snapshots are written below the folder ``run``.
+    ``trained`` are the tensors that training changes; snapshots are written below the folder ``run``, after
+    ``leave`` has made of a copy what answers outside of the training.
     """
     if phase.swa is not None:
         return SwaAverage(trained, first_averaged(phase.epochs, phase.swa))
     if phase.snapshots is not None:
-        return Snapshots(backbone, cycle_ends(phase.epochs, phase.snapshots), run / FOLDER, classes)
+        return Snapshots(backbone, cycle_ends(phase.epochs, phase.snapshots), run / FOLDER, classes, leave)
     return Average(trained, phase.ema)

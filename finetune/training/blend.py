@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from finetune import ranks
-from finetune.features.temperature import fit_temperature
+from finetune.task import SINGLE_LABEL, TASKS, Task
 
 if TYPE_CHECKING:
     from finetune.training.job import Job
@@ -29,13 +29,14 @@ class Point:
     alpha: float
     """0: the weights before the phase; 1: after it."""
     log_loss: float
-    """Nats, at the point's own best temperature: training makes networks sure of themselves, and how sure
-    they are must not decide which one is right more often."""
+    """The task's loss (objectives.py); of classes nats at the point's own best temperature."""
     accuracy: float
+    """Or the task's own score."""
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self, task: Task = SINGLE_LABEL) -> dict[str, float]:
         """Plain values for JSON."""
-        return {"alpha": self.alpha, "log_loss": self.log_loss, "accuracy": self.accuracy}
+        loss = task.loss_name.replace("-", "_").replace(" ", "_")
+        return {"alpha": self.alpha, loss: self.log_loss, task.score: self.accuracy}
 
 
 def interpolate(start: dict[str, Tensor], end: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
@@ -73,7 +74,7 @@ def blend(job: Job, start: dict[str, Tensor], alphas: Sequence[float]) -> tuple[
         points.append(_measure(job, alpha))
     alpha = choose_point(points).alpha if points else max(alphas)
     load_tensors(job.backbone, interpolate(start, end, alpha))
-    return alpha, [point.to_dict() for point in points]
+    return alpha, [point.to_dict(job.feed.objective.task) for point in points]
 
 
 @torch.no_grad()
@@ -84,9 +85,8 @@ def _measure(job: Job, alpha: float) -> Point:
         with job.engine.autocast():
             parts.append(job.micro.logits(inputs).float().cpu())
     mine = torch.cat(parts).numpy() if parts else np.empty((0, job.backbone.num_classes), np.float32)
-    logits, labels = ranks.gather_rows(mine).astype(np.float64), job.feed.val_labels.numpy()
-    _, losses = fit_temperature(logits, labels)
-    return Point(alpha, float(losses.mean()), float((logits.argmax(1) == labels).mean()))
+    outputs = torch.as_tensor(ranks.gather_rows(mine))
+    return Point(alpha, *job.feed.objective.judge(outputs, job.feed.val_labels))
 
 
 def blended_line(alpha: float, rows: list[dict[str, Any]]) -> str:
@@ -95,8 +95,11 @@ def blended_line(alpha: float, rows: list[dict[str, Any]]) -> str:
         return (
             f"Safety net: {alpha:.0%} of the way from the head alone to the tuned network, as chosen before."
         )
-    first, last = rows[0], rows[-1]
+    score = next(task.score for task in TASKS.values() if task.score in rows[0])
+    first, last = rows[0][score], rows[-1][score]
+    named = "" if score == "accuracy" else f"{score.upper()} "
+    digits = ".3f" if score == "r2" else ".1%"
     return (
-        f"Safety net: {alpha:.0%} of the way from the head alone (validation {first['accuracy']:.1%}) to the "
-        f"tuned network ({last['accuracy']:.1%})."
+        f"Safety net: {alpha:.0%} of the way from the head alone (validation {named}{first:{digits}}) to the "
+        f"tuned network ({last:{digits}})."
     )

@@ -79,4 +79,5 @@ def facts_of(index: int, phase: GradientPhase, bundle: DataBundle, recipe: Recip
         distorted=distorted,
         val_fraction=recipe.data.val_fraction,
         fitted_head=index > 0,
+        task=bundle.task.name,
     )

@@ -33,7 +33,7 @@ def save_batch(job: Job, reason: str) -> Path | None:
     if job.last_step is None:
         return None
     epoch, first, count = job.last_step
-    images, labels, indices = job.feed.step_images(epoch, first, count)  # (B, 3, S, S) uint8
+    images, _, indices = job.feed.step_images(epoch, first, count)  # (B, 3, S, S) uint8
     source = job.feed.train_images
     stem = job.desk.record.path.parent / FOLDER / f"phase{job.index}-step{job.progress.step}"
     facts = {
@@ -43,8 +43,8 @@ def save_batch(job: Job, reason: str) -> Path | None:
         "step": job.progress.step,
         "lr_scale": job.guard.lr_scale,
         "images": [
-            {"index": index, "name": source.name(index), "label": source.classes[label]}
-            for index, label in list(zip(indices, labels.tolist(), strict=True))[:_LISTED]
+            {"index": index, "name": source.name(index), "label": source.truth(index)}
+            for index in indices[:_LISTED]
         ],
     }
     with atomic_path(stem.with_suffix(".png")) as temporary:

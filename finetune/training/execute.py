@@ -100,7 +100,7 @@ class _Work:
                 f"The checkpoint in {self.folder} belongs to another plan: plan.yaml was changed "
                 "since. Restore it, or start a new run."
             )
-        refuse_impossible(self.plan, self.bundle.classes)
+        refuse_impossible(self.plan, self.bundle.classes, self.bundle.task)
         self.record = Record(self.folder / "training.json", keep=resume)
         if any(
             isinstance(phase, GradientPhase) and phase.head == "fractional-pool" for phase in self.plan.phases
@@ -129,7 +129,12 @@ class _Work:
         first = saved[0]["phase"] if saved else 0
         with (
             StopRequest(str(self.folder)) as stop,
-            MetricsLog(self.folder, saved[0]["metrics"] if saved else None, self.listener.on_row) as log,
+            MetricsLog(
+                self.folder,
+                saved[0]["metrics"] if saved else None,
+                self.listener.on_row,
+                self.bundle.task.score,
+            ) as log,
             Coaching(self.folder, self.listener, self.recipe.train.coach and ranks.main()) as coach,
         ):
             self.desk = Desk(
@@ -218,10 +223,13 @@ class _Work:
 
     def _solve(self, phase: ProbePhase) -> ProbeResult:
         from finetune.features.extract import extract
-        from finetune.features.probe import fit_probe
+        from finetune.features.outputs import fit_task_probe
 
         features = extract(self.backbone, self._bundle(phase).train, **self._extraction())
-        return fit_probe(phase, features.taps, features.labels, len(self.bundle.classes), self.recipe.seed)
+        return fit_task_probe(
+            self.bundle.task, phase, features.taps, features.labels, features.targets, len(self.bundle.classes),
+            self.recipe.seed,
+        )  # fmt: skip
 
     def _extraction(self) -> dict[str, Any]:
         return {
@@ -252,8 +260,7 @@ class _Work:
             facts.update(best={"epoch": 0}, blend={"alpha": 0.0, "points": []})
             return
         backbone, seed = self.backbone, self.recipe.seed
-        if saved is None:
-            self._put_head(phase)
+        solved = saved is None and not self._put_head(phase) and index > 0
         backbone.freeze_below(phase.train_from)
         if phase.trains == "norms-biases":
             backbone.freeze_kernels()
@@ -271,6 +278,8 @@ class _Work:
             threads=worker_count(self.recipe.data.workers),
             device=self.device,
         )
+        if solved:
+            feed.objective.enter(backbone)
         precision = Precision(
             **self.record.once(f"precision of phase {index}", lambda: self._precision(feed, phase).to_dict())
         )
@@ -327,7 +336,7 @@ class _Work:
             )
         if job.best is not None:
             best = job.best
-            facts["best"] = {"epoch": best.epoch, "val_accuracy": best.accuracy, "val_loss": best.loss}
+            facts["best"] = {"epoch": best.epoch, f"val_{job.score}": best.accuracy, "val_loss": best.loss}
         if self.adapted:
             merge(backbone, self.adapted)
             self.adapted = ()
@@ -336,6 +345,7 @@ class _Work:
             facts["blend"] = {"alpha": alpha, "points": rows}
             self.listener.on_message(blended_line(alpha, rows))
             self.checkpoints.drop_start(index)
+        feed.objective.leave(backbone)
 
     def _say_shares(self, phase: GradientPhase) -> None:
         """What several processes make of the phase's batches."""
@@ -353,13 +363,16 @@ class _Work:
                 "running statistics are the mean of all."
             )
 
-    def _put_head(self, phase: GradientPhase) -> None:
-        """A new head where the phase asks for another kind than the network has."""
+    def _put_head(self, phase: GradientPhase) -> bool:
+        """A new head where the phase asks for another kind than the network has; whether it did."""
         wanted, classes = phase.head == "bottleneck", len(self.bundle.classes)
         if wanted and not isinstance(self.backbone.head, Bottleneck):
             self.backbone.set_bottleneck(phase.bottleneck, classes, self.recipe.seed)
         elif not wanted and isinstance(self.backbone.head, Bottleneck):
             self.backbone.reset_head(classes, self.recipe.seed)
+        else:
+            return False
+        return True
 
     def _pace(self, job: Job, facts: dict[str, Any]) -> None:
         """The number of steps: what an earlier attempt chose comes back, what is chosen now is written down."""

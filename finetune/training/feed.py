@@ -21,6 +21,7 @@ from finetune.data.batches import TrainBatches, eval_tensor, share_rows
 from finetune.strategy.plan import GradientPhase
 from finetune.training.engine import to_device
 from finetune.training.mixing import Disturbance, disturbs
+from finetune.training.objectives import objective_of
 from finetune.training.precision import Precision
 
 if TYPE_CHECKING:
@@ -51,14 +52,15 @@ class Feed:
         self.threads = threads
         self.split = _cut(backbone, phase.train_from)
         prep = backbone.preprocessing
+        self.objective = objective_of(bundle.train)
+        self.classes = tuple(bundle.classes)
+        self.train_labels = self.objective.targets(bundle.train)
         self._train = TrainBatches(
             bundle.train, prep, phase.augment, phase.batch_size, seed, threads, avoid=phase.avoid,
-            balanced=phase.sampling == "balanced",
+            balanced=phase.sampling == "balanced", targets=self.train_labels,
         )  # fmt: skip
-        self.classes = tuple(bundle.classes)
-        self.train_labels = torch.as_tensor(bundle.train.labels)
         self._disturb = Disturbance(phase, len(self.classes), seed) if disturbs(phase) else None
-        self.val_labels = torch.as_tensor(bundle.val.labels)
+        self.val_labels = self.objective.targets(bundle.val)
         mine = range(*ranks.rows(len(bundle.val)))
         self._val = eval_tensor(bundle.val.subset(mine), prep, threads)  # (N, 3, S, S) uint8
         self._val_mine = self.val_labels[mine.start : mine.stop]

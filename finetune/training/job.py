@@ -22,7 +22,6 @@ from finetune.training.checkpoint import Best, Checkpoints, Good, rng_state, set
 from finetune.training.engine import Engine
 from finetune.training.feed import Feed
 from finetune.training.interrupt import StopRequest
-from finetune.training.losses import build_loss
 from finetune.training.meter import Meter
 from finetune.training.metrics_log import MetricsLog
 from finetune.training.micro_batch import MicroBatches
@@ -63,6 +62,7 @@ class Scores:
 
     loss: float
     accuracy: float
+    """Where no class is learned, the task's own score."""
 
 
 @dataclass(frozen=True)
@@ -107,20 +107,21 @@ class Job:
         self.optimizer = build_optimizer(groups, phase)
         engine.prepare(self.optimizer)
         self.average = average_of(
-            phase, backbone, trained_tensors(backbone), desk.checkpoints.folder.parent, feed.classes
-        )
-        self.criterion = build_loss(phase, feed.train_labels, feed.classes).to(engine.device)
+            phase, backbone, trained_tensors(backbone), desk.checkpoints.folder.parent, feed.classes,
+            feed.objective.leave,
+        )  # fmt: skip
+        self.criterion = feed.objective.criterion(phase, feed.train_labels, feed.classes).to(engine.device)
         self.penalty = Penalty(groups, phase, desk.reference)
-        self.meter = Meter(engine.device)
+        self.meter, self.score = Meter(engine.device, feed.objective), feed.objective.score
         self.micro = MicroBatches(self)
         self.united = United(self)
-        self.guard = Guard(desk.rollbacks, math.log(max(2, backbone.num_classes)))
+        self.guard = Guard(desk.rollbacks, feed.objective.chance)
         self.last_step: tuple[int, int, int] | None = None
         """Epoch, first micro-batch and number of micro-batches of the last finished step."""
         per_epoch = -(-len(feed) // phase.accumulate)
         planned = phase.epochs * per_epoch
         self.pace = Pace(planned, per_epoch, phase.time, reserve=1 + len(phase.blend))
-        self.watch = Watch(phase)
+        self.watch = Watch(phase, self.score)
         self.most_epochs: int | None = None
         """Stop after so many epochs, because an earlier phase did."""
         usual: Schedule = SCHEDULES.get(phase.schedule)(
@@ -158,7 +159,7 @@ class Job:
             if not self.phase.blend:  # which has the earlier head among its points
                 self.keep_best(scores, 0)
             if scores is not None:
-                row = {**self._place(0), "val_loss": scores.loss, "val_accuracy": scores.accuracy}
+                row = {**self._place(0), "val_loss": scores.loss, f"val_{self.score}": scores.accuracy}
                 self.desk.write({"kind": "epoch", **row})
         if self.guard.good is None:
             self.guard.keep(self)
@@ -187,7 +188,7 @@ class Job:
         ):  # elsewhere looking means waiting
             self._require_health()
         if step == 1:  # the loss before anything was learned, which no mean over steps shows
-            first = {key: value for key, value in self.meter.read().items() if key in ("loss", "accuracy")}
+            first = {key: value for key, value in self.meter.read().items() if key in ("loss", self.score)}
             self.desk.write({"kind": "first", **self._place(self.progress.epoch + 1), **first})
         if logging or showing:
             self._report(logging)
@@ -225,7 +226,7 @@ class Job:
         self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
         row = {**self._place(self.progress.epoch), **self.meter.close_epoch(), "seconds": self.meter.seconds}
         if scores is not None:
-            row |= {"val_loss": scores.loss, "val_accuracy": scores.accuracy}
+            row |= {"val_loss": scores.loss, f"val_{self.score}": scores.accuracy}
         self.desk.write({"kind": "epoch", **row})
         self._after_scores(scores, row)
         self.desk.listener.on_epoch({**row, "eta_seconds": self._eta()})

@@ -77,17 +77,18 @@ def backward(job: Job, group: list[Batch], images: int) -> tuple[Tensor, list[tu
 
 @torch.no_grad()
 def evaluate(job: Job) -> Scores | None:
-    """Mean cross-entropy (nats, not smoothed) and accuracy on the validation split; None if it is empty."""
+    """Mean plain loss (cross-entropy in nats, not smoothed) and score on the validation split; None if it is empty."""
     job.backbone.eval()
-    meter = Meter(job.engine.device)
+    objective = job.feed.objective
+    meter = Meter(job.engine.device, objective)
     for inputs, labels in job.feed.validation():
         with job.engine.autocast():
             logits = job.micro.logits(inputs).float()  # (B, K)
-        meter.add(torch.nn.functional.cross_entropy(logits, labels), logits, labels)
+        meter.add(objective.loss(logits, labels), logits, labels)
         job.check_stop()
     meter.unite()
     values = meter.read()
-    return Scores(values["loss"], values["accuracy"]) if len(job.feed.val_labels) else None
+    return Scores(values["loss"], values[objective.score]) if len(job.feed.val_labels) else None
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

@@ -130,6 +130,27 @@ class BinaryCrossEntropy(nn.Module):
         return value
 
 
+def number_loss(phase: GradientPhase) -> nn.Module:
+    """The phase's loss on standardised numbers, (B, 1) and (B, 1): mse, l1 or huber."""
+    made: nn.Module = LOSSES.get(phase.loss)(phase, None)
+    return made
+
+
+def mse(phase: GradientPhase, weights: Tensor | None) -> nn.Module:
+    """Squared error."""
+    return nn.MSELoss()
+
+
+def l1(phase: GradientPhase, weights: Tensor | None) -> nn.Module:
+    """Absolute error."""
+    return nn.L1Loss()
+
+
+def huber(phase: GradientPhase, weights: Tensor | None) -> nn.Module:
+    """Squared up to the phase's delta, absolute beyond (Huber 1964); with delta 1 torch's smooth L1."""
+    return nn.HuberLoss(delta=phase.huber_delta)
+
+
 def cross_entropy(phase: GradientPhase, weights: Tensor | None) -> nn.Module:
     """torch's own where images count alike."""
     if weights is None:

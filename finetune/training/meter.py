@@ -1,4 +1,4 @@
-"""Running loss, accuracy and speed of the training batches."""
+"""Running loss, accuracy (or the task's own score) and speed of the training batches."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from finetune import ranks
-from finetune.training.losses import dominant
+from finetune.training.objectives import Classes, Objective
 
 
 class Meter:
     """Sums over an interval and over the epoch; they stay on the device until read, so adding never waits."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, objective: Objective | None = None) -> None:
+        self._objective = objective or Classes()
         # Sums in float64 are exact enough to be saved and gone on with; MPS has float32 only.
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._device = device
@@ -31,9 +32,9 @@ class Meter:
         return torch.zeros(3, dtype=self._dtype, device=self._device)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """A micro-batch: mean loss, (B, K) logits, (B,) labels; of (B, K) shares the largest is the label."""
+        """A micro-batch: mean loss, (B, K) logits, (B,) labels or (B, K) targets, which the objective scores."""
         n = len(labels)
-        right = (logits.detach().argmax(1) == dominant(labels)).sum()
+        right = self._objective.scores(logits.detach(), labels).sum()
         total = loss.detach().to(self._dtype) * n
         # A number copied to a GPU makes the processor wait for it; one that is filled in there does not.
         self._interval += torch.stack([total, right.to(self._dtype), torch.full_like(total, n)])
@@ -45,7 +46,7 @@ class Meter:
             for part in parts:
                 self.add(*part)
             return
-        mine = Meter(self._device)
+        mine = Meter(self._device, self._objective)
         for part in parts:
             mine.add(*part)
         mine.unite()
@@ -94,10 +95,10 @@ class Meter:
         self._epoch_images, self._epoch_busy = 0, 0.0
         return row
 
-    @staticmethod
-    def _means(sums: Tensor) -> dict[str, float]:
+    def _means(self, sums: Tensor) -> dict[str, float]:
         loss, right, n = sums.tolist()
-        return {"loss": loss / n, "accuracy": right / n} if n else {"loss": math.nan, "accuracy": math.nan}
+        score = self._objective.score
+        return {"loss": loss / n, score: right / n} if n else {"loss": math.nan, score: math.nan}
 
     def state_dict(self) -> dict[str, Any]:
         """The sums and the time so far."""

@@ -49,9 +49,12 @@ class MetricsLog:
         folder: Path,
         sizes: dict[str, int] | None = None,
         told: Callable[[dict[str, Any]], None] = lambda row: None,
+        score: str = "accuracy",
     ) -> None:
-        """Start anew, or go on after the first ``sizes[file]`` bytes; ``told`` gets each row. Raises RunError."""
+        """Start anew, or go on after the first ``sizes[file]`` bytes; ``told`` gets each row. Where no class is learned
+        the columns of accuracies are those of the task's ``score``. Raises RunError."""
         self._told = told
+        self._columns = [column.replace("accuracy", score) for column in COLUMNS]
         self._files: dict[str, io.FileIO] = {}
         try:
             for name in ("metrics.jsonl", "metrics.csv") if ranks.main() else ():
@@ -60,7 +63,7 @@ class MetricsLog:
             raise disk_error(error, folder / "metrics.jsonl") from error
         self._folder = folder
         if self._files and self._files["metrics.csv"].tell() == 0:
-            self._append("metrics.csv", ",".join(COLUMNS) + "\r\n")
+            self._append("metrics.csv", ",".join(self._columns) + "\r\n")
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row. Raises RunError where the disk is full."""
@@ -68,7 +71,7 @@ class MetricsLog:
             return
         self._append("metrics.jsonl", json.dumps(row, allow_nan=False) + "\n")
         line = io.StringIO(newline="")
-        csv.DictWriter(line, COLUMNS, extrasaction="ignore").writerow(row)
+        csv.DictWriter(line, self._columns, extrasaction="ignore").writerow(row)
         self._append("metrics.csv", line.getvalue())
         self._told(row)
 

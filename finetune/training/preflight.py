@@ -109,7 +109,7 @@ def _scene(job: Job, images: ImageSet, began: float, seconds: float) -> Scene:
             break
     rate = len(pixels) / max(1e-9, time.perf_counter() - began)
     chosen = chosen[: len(pixels)]
-    labels = torch.as_tensor(images.labels)[chosen]
+    labels = job.feed.train_labels[chosen]
     return Scene(
         job, images, tuple(chosen), torch.from_numpy(np.stack(pixels)), labels, rate, began + seconds
     )

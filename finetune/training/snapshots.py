@@ -8,6 +8,7 @@ its weights are kept. The answer is the mean of the N networks' probabilities.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,13 @@ class Snapshots(WeightAverage):
     """Averages nothing: writes the network to ``folder`` at the end of each cycle, whole or not at all."""
 
     def __init__(
-        self, backbone: Backbone, ends: tuple[int, ...], folder: Path, classes: tuple[str, ...]
-    ) -> None:
+        self, backbone: Backbone, ends: tuple[int, ...], folder: Path, classes: tuple[str, ...],
+        leave: Callable[[Backbone], None] = lambda backbone: None,
+    ) -> None:  # fmt: skip
         super().__init__({})
         self._passed = self._closed = 0
         self.backbone, self.ends, self.folder, self.classes = backbone, ends, folder, classes
+        self.leave = leave
 
     def close_epoch(self, epoch: int, place: float) -> None:
         """One snapshot where a cycle ended, or several did in one epoch. Raises RunError where the disk is full."""
@@ -39,9 +42,13 @@ class Snapshots(WeightAverage):
         if passed == self._passed or epoch <= self._closed:
             return
         network = self.backbone
-        if layers := adapted_layers(network):
+        layers = adapted_layers(network)
+        if layers or network.task == "regression":
             network = copy.deepcopy(network)
+        if layers:
             merge(network, layers)
+        if network.task == "regression":
+            self.leave(network)
         if ranks.main():
             save_backbone(network, self.folder / str(self.steps + 1), classes=self.classes)
         self.steps, self._passed, self._closed = self.steps + 1, passed, epoch

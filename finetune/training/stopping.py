@@ -19,8 +19,8 @@ class Watch:
     makes it an exponential average, ``s * before + (1 - s) * now``, that begins with the first epoch's.
     """
 
-    def __init__(self, phase: GradientPhase) -> None:
-        self.phase = phase
+    def __init__(self, phase: GradientPhase, score: str = "accuracy") -> None:
+        self.phase, self.score = phase, score
         self.best, self.best_epoch, self.smoothed = math.inf, 0, math.nan
         self.reason: str | None = None
         """Why training stops; None while it goes on."""
@@ -28,8 +28,9 @@ class Watch:
     def observe(self, epoch: int, scores: Scores | None, training: Mapping[str, Any]) -> float:
         """An epoch's scores (epochs count from 1); the watched number, smaller is better."""
         monitor, s = self.phase.monitor, self.phase.smoothing
-        value = float(training[monitor] if scores is None else getattr(scores, monitor))
-        value = -value if monitor == "accuracy" else value
+        key, field = ("loss", "loss") if monitor == "loss" else (self.score, "accuracy")
+        value = float(training[key] if scores is None else getattr(scores, field))
+        value = -value if monitor != "loss" else value
         self.smoothed = value if math.isnan(self.smoothed) else s * self.smoothed + (1 - s) * value
         if self.smoothed < self.best:
             self.best, self.best_epoch = self.smoothed, epoch
@@ -39,18 +40,19 @@ class Watch:
     def _reason(self, epoch: int, scores: Scores | None) -> str | None:
         phase = self.phase
         if phase.stop_at is not None and scores is not None and scores.accuracy >= phase.stop_at:
-            return f"the validation accuracy has reached {scores.accuracy:.4g} (train.stop_at)"
+            return f"the validation {self.score} has reached {scores.accuracy:.4g} (train.stop_at)"
         if isinstance(phase.patience, int) and epoch - self.best_epoch >= phase.patience:
             images = "training" if scores is None else "validation"
+            watched = "loss" if phase.monitor == "loss" else self.score
             return (
-                f"the {images} {phase.monitor} has not improved since epoch {self.best_epoch} "
+                f"the {images} {watched} has not improved since epoch {self.best_epoch} "
                 f"(train.patience={phase.patience})"
             )
         return None
 
     def state_dict(self) -> dict[str, Any]:
         """What coming epochs depend on."""
-        return {k: v for k, v in vars(self).items() if k != "phase"}
+        return {k: v for k, v in vars(self).items() if k not in ("phase", "score")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""

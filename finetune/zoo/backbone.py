@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from finetune.data.preprocessing import Preprocessing
 from finetune.errors import ZooError, must
+from finetune.task import TaskName
 from finetune.zoo.card import ModelCard
 from finetune.zoo.fold import folded
 from finetune.zoo.heads import Bottleneck, FractionalPool, global_pool
@@ -27,6 +28,8 @@ class Backbone(nn.Module):
     """
 
     head: nn.Linear | Bottleneck
+    task: TaskName = "single-label"
+    """What the head's outputs are: logits of classes, logits of labels, or numbers."""
     pooling: Literal["global", "fractional"] = "global"
     """How the last feature map becomes the embedding: as the network does it, or see ``pool_fractionally``."""
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune.errors import ZooError, must
 from finetune.files import atomic_write_bytes, atomic_write_json
+from finetune.task import TASKS, TaskName
 from finetune.zoo.backbone import Backbone
 from finetune.zoo.card import ModelCard
 from finetune.zoo.heads import Bottleneck
@@ -28,12 +29,14 @@ def create_backbone(
     num_classes: int | None = None,
     image_size: int | None = None,
     seed: int = 0,
+    task: TaskName = "single-label",
 ) -> Backbone:
     """A Backbone by zoo, timm, torchvision or hub name, weight file or card.
 
     ``num_classes`` None keeps the head that came with the weights. ``image_size`` overrides the card's; nets
     of fixed input (ViT, Swin) are built for it and their position tables resampled. ``seed`` draws random
-    weights and the new head; the global random state is left as it was. Raises ZooError.
+    weights and the new head; the global random state is left as it was. ``task`` says what the head's outputs will
+    be. Raises ZooError.
     """
     from finetune.zoo.zoo import card
 
@@ -48,6 +51,7 @@ def create_backbone(
         backbone = build(chosen, state, image_size)
         if num_classes is not None:
             backbone.reset_head(num_classes, seed)
+    backbone.task = task
     return backbone
 
 
@@ -154,6 +158,7 @@ def config_of(backbone: Backbone) -> dict[str, Any]:
             "bottleneck": backbone.head.units if isinstance(backbone.head, Bottleneck) else None,
             "pooling": backbone.pooling,
             "freeze_norms": card.freeze_norms,
+            **({} if backbone.task == "single-label" else {"task": backbone.task}),
         },
     }
 
@@ -168,7 +173,7 @@ def load_backbone(folder: str | Path) -> Backbone:
         ours = config["finetune"]
         card = ModelCard.model_validate(ours["card"])
         taps, size, plain = tuple(ours["head_taps"]), int(ours["image_size"]), bool(ours["plain"])
-        classes = int(config["num_classes"])
+        classes, task = int(config["num_classes"]), TASKS[ours.get("task", "single-label")].name
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ZooError(
             must(
@@ -179,10 +184,11 @@ def load_backbone(folder: str | Path) -> Backbone:
     if plain:
         final = card.model_copy(update={"source_classes": classes, "weights": None})
         backbone = build(final, state, size)
-        backbone.card, backbone.name = card, card.name
+        backbone.card, backbone.name, backbone.task = card, card.name, task
         return backbone.eval()
     with torch.random.fork_rng(devices=[]):
         backbone = build(card, None, size)
+    backbone.task = task
     if ours.get("pooling") == "fractional":
         backbone.pool_fractionally()
     if ours.get("bottleneck"):

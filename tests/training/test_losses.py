@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from finetune.errors import ConfigError
-from finetune.training import LOSSES
+from finetune.task import SINGLE_LABEL
 from finetune.training.losses import build_loss, class_weights, dominant, shares
 from finetune.training.meter import Meter
 
@@ -34,7 +34,7 @@ def made(tiny: Any, **keys: Any) -> nn.Module:
     return build_loss(tiny.phase(**{"label_smoothing": 0.0, **keys}), LABELS, CLASSES)
 
 
-@pytest.mark.parametrize("name", LOSSES.names())
+@pytest.mark.parametrize("name", SINGLE_LABEL.losses)
 def test_every_loss_is_a_mean_over_images_and_hard_targets_are_a_case_of_soft_ones(
     tiny: Any, name: str, logits: torch.Tensor
 ) -> None:
@@ -48,7 +48,7 @@ def test_every_loss_is_a_mean_over_images_and_hard_targets_are_a_case_of_soft_on
         )
 
 
-@pytest.mark.parametrize("name", LOSSES.names())
+@pytest.mark.parametrize("name", SINGLE_LABEL.losses)
 def test_every_loss_has_finite_slopes_where_the_network_is_sure(tiny: Any, name: str) -> None:
     logits = torch.tensor([[200.0, 0.0, 0.0, 0.0], [0.0, 200.0, 0.0, 0.0]], requires_grad=True)
     made(tiny, loss=name, focal_gamma=0.5)(logits, torch.tensor([0, 2])).backward()

@@ -44,7 +44,7 @@ class Scene:
     pixels: Tensor
     """(n, 3, S, S) uint8 of those, as evaluation sees them."""
     labels: Tensor
-    """(n,) int64."""
+    """(n,) int64 classes, or (n, K) targets."""
     decodes: float
     """Images a second and thread that were decoded then."""
     ends: float

@@ -13,6 +13,7 @@ from finetune.training.checks import Check, Scene, skipped
 from finetune.training.job import Job
 from finetune.training.loop import train_step
 from finetune.training.micro_batch import split
+from finetune.training.objectives import Objective
 from finetune.training.trial import on_a_copy
 
 NAME = "overfitting"
@@ -32,8 +33,9 @@ def overfit(scene: Scene) -> Check:
     """
     count = min(IMAGES, len(scene.labels))
     labels, pixels = scene.labels[:count], scene.pixels[:count]
-    if len(set(labels.tolist())) < 2:
-        return skipped(NAME, f"the {count} images that were drawn are of one class")
+    if bool((labels == labels[0]).all()):
+        what = "of one class" if scene.job.feed.objective.task.plain else "alike in what is learned"
+        return skipped(NAME, f"the {count} images that were drawn are {what}")
     if not scene.affords(2 * _LOOK * count):
         return skipped(NAME, "would take longer than the checks may")
     with on_a_copy(scene.job, _plain(scene)) as trial:
@@ -71,7 +73,7 @@ def _learn(scene: Scene, trial: Job, pixels: Tensor, labels: Tensor) -> tuple[in
         {"params": g["params"], "lr": min(share * g["peak"], _HEAD_LR if g["name"] == "head" else _BODY_LR)}
         for g in trial.optimizer.param_groups
     ]
-    trial.criterion = nn.CrossEntropyLoss()
+    trial.criterion = _Plain(trial.feed.objective)
     trial.engine.prepare(torch.optim.AdamW(groups, weight_decay=0.0))
     backbone.train()
     for module in backbone.modules():  # dropout and its kin off, norms as in training
@@ -101,18 +103,30 @@ def _entering(trial: Job, pixels: Tensor) -> Tensor:
 @torch.no_grad()
 def _right(trial: Job, inputs: Tensor, labels: Tensor) -> int:
     with trial.engine.autocast():
-        return int((trial.micro.logits(inputs).argmax(1) == labels).sum())
+        return int(trial.feed.objective.right(trial.micro.logits(inputs).float(), labels).sum())
+
+
+class _Plain(nn.Module):
+    """The objective's plain loss as a criterion."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.objective.loss(outputs, targets)
 
 
 def label_conflicts(scene: Scene, count: int) -> list[str]:
     """``a.png (cat) = b.png (dog)`` for each image of the drawn ones that another label has too."""
     images = scene.images
-    drawn: dict[bytes, tuple[int, int]] = {}
+    drawn: dict[bytes, int] = {}
     found = []
     for row in range(count):
-        label, index = int(scene.labels[row]), scene.chosen[row]
-        first = drawn.setdefault(scene.pixels[row].numpy().tobytes(), (index, label))
-        if first[1] != label:
-            (i, a), (j, b) = first, (index, label)
-            found.append(f"{images.name(i)} ({images.classes[a]}) = {images.name(j)} ({images.classes[b]})")
+        index = scene.chosen[row]
+        first = drawn.setdefault(scene.pixels[row].numpy().tobytes(), index)
+        if images.truth(first) != images.truth(index):
+            found.append(
+                f"{images.name(first)} ({images.truth(first)}) = {images.name(index)} ({images.truth(index)})"
+            )
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from finetune.training.checks import Check, Scene, skipped
@@ -36,7 +35,7 @@ def regularisation(scene: Scene) -> Check:
         with torch.no_grad(), trial.engine.autocast():
             trial.backbone.eval()
             logits = trial.micro.logits(scene.pixels.to(trial.engine.device)).float()
-            loss = float(F.cross_entropy(logits, scene.labels.to(logits.device)))
+            loss = float(trial.feed.objective.loss(logits, scene.labels.to(logits.device)))
         total = loss + STRONG / 2 * sum(_norm(p) for p in decayed)
         total += trial.penalty.value()
         missed = len(wanted - {id(p) for p in decayed})

@@ -23,7 +23,8 @@ from finetune.training.trackers.base import Tracked, Tracker
 MEMORY = "trackers.json"
 """In the run folder: what each tracker needs to go on with the same run."""
 _PLACE = {"phase_index", "epoch", "epochs", "step", "steps"}
-_TEST = ("accuracy", "log_loss", "balanced_accuracy", "macro_f1")
+_TEST = ("accuracy", "log_loss", "balanced_accuracy", "macro_f1", "mean_ap", "micro_f1", "subset_accuracy", "mae",
+         "rmse", "r2")  # fmt: skip
 
 
 def require_trackers(names: tuple[str, ...]) -> None:
