@@ -87,7 +87,7 @@ def require_alike(setup: Setup) -> None:
     for part in (bundle.train, bundle.val, bundle.test):
         for index in range(len(part)):
             digest.update(part.fingerprint(index))
-        digest.update(str(part.labels.tolist()).encode())
+        digest.update(str(part.targets.tolist()).encode())
     seen = ranks.gather((digest.hexdigest(), platform.node()))
     other = next((i for i, (found, _) in enumerate(seen) if found != seen[0][0]), None)
     if other is not None:

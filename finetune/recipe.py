@@ -223,6 +223,9 @@ class _Steps(_Section):
     """auto measures bf16 against fp32 for a few batches and keeps the faster."""
     channels_last: bool | Literal["auto"] = "auto"
     """auto measures both layouts."""
+    shard: bool = False
+    """Divide weights, gradients and optimizer state between the processes (FSDP), for networks that do not fit; only
+    with several processes."""
     rollbacks: int = Field(3, ge=0)
     """Returns to the last good state, each with half the learning rate, before divergence stops a phase."""
     coach: bool = True

@@ -89,7 +89,7 @@ def gradient_phase(
         micro_batch="auto" if asked.batch_size == "auto" else None,
         clip_grad=asked.clip_grad,
         label_smoothing=(0.1 if regularise and ctx.task.plain else 0.0) if smoothing is None else smoothing,
-        ema=asked.ema if "ema" in asked.model_fields_set or averaged else default_ema(steps),
+        ema=asked.ema if "ema" in asked.model_fields_set or averaged or asked.shard else default_ema(steps),
         swa=asked.swa,
         swa_lr=asked.swa_lr,
         snapshots=asked.snapshots,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from finetune import ranks
 from finetune.task import SINGLE_LABEL, TASKS, Task
+from finetune.training.sharded import whole
 
 if TYPE_CHECKING:
     from finetune.training.job import Job
@@ -67,7 +68,7 @@ def blend(job: Job, start: dict[str, Tensor], alphas: Sequence[float]) -> tuple[
     from finetune.training.job import load_tensors
 
     live = job.backbone.state_dict()
-    end = {name: live[name].to("cpu", copy=True) for name in start}
+    end = {name: whole(live[name]).to("cpu", copy=True) for name in start}
     points = []
     for alpha in sorted(set(alphas)) if len(job.feed.val_labels) and len(set(alphas)) > 1 else ():
         load_tensors(job.backbone, interpolate(start, end, alpha))

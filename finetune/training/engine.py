@@ -25,6 +25,8 @@ class Engine:
         self._accelerator = _accelerator(device, _MIXED[precision.dtype])
         self._optimizer: Any = None
         self._parameters: list[nn.Parameter] = []
+        self.averagers = 1
+        """Processes over which ``backward`` itself takes the mean of the gradients, instead of leaving them."""
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
         """Take charge of the optimizer's steps."""
@@ -38,7 +40,7 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of ``loss`` (scaled in fp16)."""
-        self._accelerator.backward(loss)
+        self._accelerator.backward(loss if self.averagers == 1 else loss * self.averagers)
 
     @property
     def loss_scale(self) -> float:

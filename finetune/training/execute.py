@@ -40,6 +40,14 @@ from finetune.training.precision import Precision, choose_precision
 from finetune.training.record import Record
 from finetune.training.refusals import refuse_impossible
 from finetune.training.rollback import copied
+from finetune.training.sharded import (
+    gathered,
+    precision_of,
+    refuse_with_shard,
+    sharded_copy,
+    sharding,
+    whole,
+)
 from finetune.zoo.adapters import attach, freeze_all_but_adapters, merge, targets
 from finetune.zoo.heads import Bottleneck
 
@@ -101,6 +109,9 @@ class _Work:
                 "since. Restore it, or start a new run."
             )
         refuse_impossible(self.plan, self.bundle.classes, self.bundle.task)
+        self.sharded = sharding(self.recipe)
+        if self.sharded:
+            refuse_with_shard(self.plan, self.recipe)
         self.record = Record(self.folder / "training.json", keep=resume)
         if any(
             isinstance(phase, GradientPhase) and phase.head == "fractional-pool" for phase in self.plan.phases
@@ -277,9 +288,12 @@ class _Work:
             seed=seed + 7919 * index,
             threads=worker_count(self.recipe.data.workers),
             device=self.device,
+            lockstep=self.sharded,
         )
         if solved:
             feed.objective.enter(backbone)
+        if self.sharded:
+            backbone = feed.backbone = sharded_copy(backbone, self.device)
         precision = Precision(
             **self.record.once(f"precision of phase {index}", lambda: self._precision(feed, phase).to_dict())
         )
@@ -288,6 +302,7 @@ class _Work:
         if precision.channels_last:
             backbone.to(memory_format=torch.channels_last)
         engine = Engine(self.device, precision)
+        engine.averagers = ranks.world() if self.sharded else 1
         with engine.autocast():
             said = feed.prepare(precision)
         if said:
@@ -307,13 +322,17 @@ class _Work:
         seed_everything(seed + index)
         if self.desk.coach is not None and not self.rehearse:
             self.desk.coach.begin(index, told)
-        start = self._start(index, phase, fresh=saved is None)
+        start = self._start(index, phase, backbone, fresh=saved is None)
         job = Job(index, phase, backbone, feed, engine, self.desk)
         settle(job)
         if self.rehearse:
             self.rehearse(job, self._bundle(phase).train)
             return
-        if not saved and self.recipe.train.preflight:
+        if self.sharded and self.recipe.train.preflight:
+            self.listener.on_message(
+                "No preflight: with train.shard no process has the whole network to try."
+            )
+        elif not saved and self.recipe.train.preflight:
             checked(job, self._bundle(phase).train, self.record, self.listener.on_message)
         self._pace(job, facts)
         if saved:
@@ -345,12 +364,18 @@ class _Work:
             facts["blend"] = {"alpha": alpha, "points": rows}
             self.listener.on_message(blended_line(alpha, rows))
             self.checkpoints.drop_start(index)
+        if self.sharded:
+            backbone = gathered(backbone, self.backbone, self.device)
         feed.objective.leave(backbone)
 
     def _say_shares(self, phase: GradientPhase) -> None:
         """What several processes make of the phase's batches."""
         if ranks.alone():
             return
+        if self.sharded:
+            self.listener.on_message(
+                f"Weights, gradients and optimizer state are divided between {ranks.world()} processes (train.shard)."
+            )
         least = phase.batch_size // ranks.world()
         if least < 2:
             self.listener.on_message(
@@ -396,14 +421,14 @@ class _Work:
             self.adapted = attach(self.backbone, phase.lora_rank, phase.train_from, self.recipe.seed)
         freeze_all_but_adapters(self.backbone)
 
-    def _start(self, index: int, phase: GradientPhase, fresh: bool) -> dict[str, Tensor]:
+    def _start(self, index: int, phase: GradientPhase, backbone: Backbone, fresh: bool) -> dict[str, Tensor]:
         """The tensors that the phase trains, as they were before its first step; none where nothing asks."""
         if not phase.blend:
             return {}
         if not fresh:
             return self.checkpoints.load_start(index)
-        trained = targets(self.backbone, self.adapted) if self.adapted else trained_tensors(self.backbone)
-        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in trained.items()}
+        trained = targets(backbone, self.adapted) if self.adapted else trained_tensors(backbone)
+        tensors = {name: whole(tensor).detach().to("cpu", copy=True) for name, tensor in trained.items()}
         self.checkpoints.save_start(index, tensors)
         return tensors
 
@@ -416,6 +441,8 @@ class _Work:
 
     def _precision(self, feed: Feed, phase: GradientPhase) -> Precision:
         train = self.recipe.train
+        if self.sharded:
+            return precision_of(self.recipe, self.device)
         choose = functools.partial(
             choose_precision,
             self.backbone,

@@ -47,10 +47,13 @@ class Feed:
         seed: int,
         threads: int,
         device: torch.device,
+        lockstep: bool = False,
     ) -> None:
         self.backbone, self.phase, self.device, self.seed = backbone, phase, device, seed
         self.threads = threads
-        self.split = _cut(backbone, phase.train_from)
+        self.lockstep = lockstep
+        """Whether all processes must run the network equally often, and as a whole: a sharded one."""
+        self.split = 0 if lockstep else _cut(backbone, phase.train_from)
         prep = backbone.preprocessing
         self.objective = objective_of(bundle.train)
         self.classes = tuple(bundle.classes)
@@ -188,9 +191,14 @@ class Feed:
         return images, labels, self._train.order(epoch)[begin : begin + len(labels)].tolist()
 
     def validation(self) -> Iterator[Batch]:
-        """Validation batches of this process's share in order; none where that is empty."""
-        size = 2 * self.phase.batch_size
-        for start in range(0, len(self._val_mine), size):
+        """Validation batches of this process's share in order; none where that is empty.
+
+        In lockstep as many as the largest share has, the last ones without images.
+        """
+        size, most = 2 * self.phase.batch_size, len(self._val_mine)
+        if self.lockstep:
+            most = ranks.share_of(len(self.val_labels), 0, ranks.world())[1]
+        for start in range(0, most, size):
             inputs, labels = to_device(
                 (self._val[start : start + size], self._val_mine[start : start + size]), self.device
             )

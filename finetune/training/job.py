@@ -31,6 +31,7 @@ from finetune.training.penalties import Penalty
 from finetune.training.record import Record
 from finetune.training.rollback import Diverged, Guard, copied
 from finetune.training.schedule import Plateau, Schedule, warmup_steps
+from finetune.training.sharded import finite, put, shared_out, whole
 from finetune.training.stopping import Watch
 from finetune.training.united import United
 
@@ -208,7 +209,8 @@ class Job:
         loss, accuracy = (scores.loss, scores.accuracy) if scores else (0.0, 0.0)
         latest = scores is None or self.phase.keep == "last"
         if self.best is None or latest or self.best.beaten_by(accuracy, loss):
-            tensors = {n: t.detach().to("cpu", copy=True) for n, t in trained_tensors(self.backbone).items()}
+            live = trained_tensors(self.backbone)
+            tensors = {n: whole(t).detach().to("cpu", copy=True) for n, t in live.items()}
             self.best = Best(self.index, epoch, accuracy, loss, tensors)
 
     def close_epoch(self) -> None:
@@ -284,7 +286,7 @@ class Job:
         """Write last.pt and the best weights. Raises RunError (full disk) and TrainingError (NaN)."""
         self._require_health()
         # The loss above is that of the weights before the last step.
-        if not all(bool(torch.isfinite(p).all()) for p in self.backbone.parameters() if p.requires_grad):
+        if not finite(p for p in self.backbone.parameters() if p.requires_grad):
             raise self._diverged("A weight is not a finite number")
         self.meter.pause_clock()
         started = time.perf_counter()
@@ -310,15 +312,15 @@ class Job:
 
     def moving_state(self) -> dict[str, Any]:
         """What state_dict holds, without the weights that the phase leaves alone; nothing is copied."""
-        return {**self.state_dict(on_disk=False), "model": trained_tensors(self.backbone)}
+        return {**self.state_dict(on_disk=False), "model": whole(trained_tensors(self.backbone))}
 
     def state_dict(self, on_disk: bool = True) -> dict[str, Any]:
         """Everything that the coming steps depend on."""
         return {
             "phase": self.index,
             "progress": asdict(self.progress),
-            "model": model_state(self.backbone),
-            "optimizer": self.optimizer.state_dict(),
+            "model": whole(model_state(self.backbone)),
+            "optimizer": whole(self.optimizer.state_dict()),
             "average": self.average.state_dict(),
             "engine": self.engine.state_dict(),
             "meter": self.meter.state_dict(),
@@ -336,7 +338,7 @@ class Job:
         """Go on from a saved state; the model's own weights were loaded before."""
         self.progress = Progress(**state["progress"])
         self.best = best
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(shared_out(self.optimizer, state["optimizer"]))
         self.average.load_state_dict(state["average"])
         self.engine.load_state_dict(state["engine"])
         self.meter.load_state_dict(state["meter"])
@@ -445,4 +447,4 @@ def load_tensors(backbone: Backbone, tensors: dict[str, Tensor]) -> None:
     """Copy named tensors into the model, in place."""
     live = backbone.state_dict(keep_vars=True)
     for name, tensor in tensors.items():
-        live[name].copy_(tensor)
+        put(live[name], tensor)

@@ -67,7 +67,8 @@ def backward(job: Job, group: list[Batch], images: int) -> tuple[Tensor, list[tu
     for inputs, labels in job.micro.cut(group):  # (B, 3, S, S) images or activations; (B,) int64 or (B, K)
         with job.engine.autocast():
             logits = job.feed.forward(inputs)  # (B, K)
-            loss = job.criterion(logits.float(), labels)  # mean over B
+            # Mean over B; a sharded network is run by a process without images too, for the others' sake.
+            loss = job.criterion(logits.float(), labels) if len(labels) else logits.float().sum()
         share = loss * (len(labels) / images)
         job.engine.backward(share)
         seen.append((loss.detach(), logits.detach(), labels))
@@ -84,7 +85,8 @@ def evaluate(job: Job) -> Scores | None:
     for inputs, labels in job.feed.validation():
         with job.engine.autocast():
             logits = job.micro.logits(inputs).float()  # (B, K)
-        meter.add(objective.loss(logits, labels), logits, labels)
+        if len(labels):
+            meter.add(objective.loss(logits, labels), logits, labels)
         job.check_stop()
     meter.unite()
     values = meter.read()

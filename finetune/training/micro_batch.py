@@ -59,7 +59,7 @@ class MicroBatches:
     def cut(self, batches: list[Batch]) -> Iterator[Batch]:
         """The parts of some batches, in order, each batch's about equal; no part of one image but where all are."""
         for inputs, labels in batches:
-            if len(labels) == 0:  # this process has no share of it
+            if len(labels) == 0 and not self.job.feed.lockstep:  # this process has no share of it
                 continue
             yield from zip(split(inputs, self.size), split(labels, self.size), strict=True)
 
@@ -97,6 +97,11 @@ class MicroBatches:
                 f"Memory runs out at {place} even with a single image at a time ({said}). Train fewer stages "
                 "(strategy partial, or linear), take smaller images (data.image_size) or a smaller backbone, or end "
                 "other programs."
+            )
+        if job.feed.lockstep:
+            raise TrainingError(
+                f"Memory runs out at {place} ({said}), and with train.shard no process can cut its batches by itself. "
+                "Take a smaller train.batch_size with a larger train.accumulate, or more processes."
             )
         self.limit(size // 2)
         self._note(size, said)

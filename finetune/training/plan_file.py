@@ -24,7 +24,7 @@ _NAMED: dict[str, Registry[Any]] = {
     "augment": AUGMENTATIONS,
 }
 _OF_THE_EXECUTOR = {
-    "precision", "channels_last", "rollbacks", "log_every", "save_every", "trackers", "preflight",
+    "precision", "channels_last", "rollbacks", "log_every", "save_every", "trackers", "preflight", "shard",
 }  # fmt: skip
 """Keys of ``train`` that say how to compute and write, not what to train: a given plan leaves them alone."""
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from finetune import ranks
 from finetune.training.norms import moving
+from finetune.training.sharded import is_sharded
 
 if TYPE_CHECKING:
     from finetune.training.feed import Batch
@@ -60,6 +61,8 @@ class United:
             return total
         job = self.job
         trained = [p for p in job.backbone.parameters() if p.requires_grad]
+        if is_sharded(trained):  # their gradients are added up by the backward pass
+            trained = []
         if not self._all_have:  # a process without images must not say 0 of what nobody computed
             computed = ranks.any_of(*(p.grad is not None for p in trained))
             trained = [p for p, there in zip(trained, computed, strict=True) if there]
@@ -77,7 +80,10 @@ class United:
             self._statistics = [b for b in buffers if b.is_floating_point()]
         if not self._statistics:
             return
-        flat = torch.cat([b.flatten() for b in self._statistics]) * self._share
+        flat = torch.cat([b.flatten() for b in self._statistics])
+        flat = (
+            flat * self._share if self._share else torch.zeros_like(flat)
+        )  # of no images they are no numbers
         ranks.add_up([flat])
         for buffer, part in zip(
             self._statistics, flat.split([b.numel() for b in self._statistics]), strict=True

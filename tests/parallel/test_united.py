@@ -23,17 +23,9 @@ from finetune.training.metrics_log import read_metrics
 WORKER, ROOT = Path(__file__).parent / "worker.py", Path(__file__).parents[2]
 QUICK = ["plain", "mixed", "diverges", "memory", "stopped"]
 SLOW = [
-    "accumulate",
-    "cached",
-    "probe",
-    "patience",
-    "norms",
-    "time",
-    "swa",
-    "snapshots",
-    "dropout",
-    "dropout-stopped",
-]
+    "accumulate", "cached", "probe", "patience", "norms", "time", "swa", "snapshots", "dropout", "dropout-stopped",
+    "shard", "shard-whole", "shard-stopped", "shard-norms",
+]  # fmt: skip
 CLOCK = {"images_per_second", "seconds"}
 FIGURES = ("loss", "accuracy", "val_loss", "val_accuracy", "lr")
 Run = Callable[[str], Path]
@@ -115,10 +107,10 @@ def test_like_one_process(worker: ModuleType, quick: Path, name: str, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["accumulate", "cached", "probe", "patience"])
+@pytest.mark.parametrize("name", ["accumulate", "cached", "probe", "patience", "shard", "shard-whole"])
 def test_like_one_process_too(worker: ModuleType, more: Path, name: str, tmp_path: Path) -> None:
     """Accumulation, clipping, L1 and class weights; kept activations; a head solved before and the safety net; early
-    stopping, at a rate at which rounding grows."""
+    stopping, at a rate at which rounding grows; and sharded, by SGD after a solved head, and by AdamW."""
     check(worker, more, name, tmp_path)
 
 
@@ -175,11 +167,28 @@ def test_resumed_by_a_single_process(worker: ModuleType, quick: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["norms", "time", "swa", "snapshots"])
+@pytest.mark.parametrize("name", ["norms", "time", "swa", "snapshots", "shard-norms"])
 def test_processes_agree_where_they_differ_from_one(more: Path, name: str) -> None:
     assert_agreed(more / name)
     assert answers(more / name)[0]["error"] is None
     assert rows(more / name)
+
+
+@pytest.mark.slow
+def test_a_sharded_training_goes_on_with_any_number_of_processes(
+    worker: ModuleType, more: Path, tmp_path: Path
+) -> None:
+    """What it saved is whole: bit for bit with two processes, within rounding with one."""
+    two, one = tmp_path / "two" / "shard-stopped", tmp_path / "one" / "shard-stopped"
+    for run in (two, one):
+        shutil.copytree(more / run.name, run)
+    two_processes(two.parent, "shard-stopped+resumed")
+    assert [answer["error"] for answer in answers(two, "resumed")] == [None, None]
+    assert rows(two) == rows(more / "shard-whole")
+    ours, theirs = weights(two), weights(more / "shard-whole")
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert worker.carry_out(one.name, one, resume=True)["error"] is None
+    assert_same_curve(one, more / "shard-whole")
 
 
 @pytest.mark.slow

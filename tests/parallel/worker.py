@@ -74,6 +74,10 @@ def phases(name: str) -> list[Any]:
         "norms": [phase(batch_norm="train")],
         "time": [phase(epochs=500, time=1.0)],
         "swa": [phase(swa=0.5, ema=None, keep="last", batch_norm="train")],
+        "shard": [ProbePhase(candidates=((last,),), folds=2), phase(ema=None, blend=(0.0, 0.5, 1.0), train_from=0)],
+        "shard-stopped": [phase(ema=None, optimizer="adamw", lr=1e-3, head_lr=1e-2)],
+        "shard-whole": [phase(ema=None, optimizer="adamw", lr=1e-3, head_lr=1e-2)],
+        "shard-norms": [phase(ema=None, batch_norm="train", accumulate=2, train_from=1)],
         "snapshots": [phase(snapshots=2, epochs=2, ema=None, keep="last")],
     }[name]  # fmt: skip
 
@@ -128,7 +132,7 @@ def carry_out(name: str, folder: Path, resume: bool = False) -> dict[str, Any]:
     try:
         if not resume:
             prepare(name)
-        settings = tiny.recipe(log_every=1, save_every=5)
+        settings = tiny.recipe(log_every=1, save_every=5, shard=name.startswith("shard"))
         execute(tiny.plan(*phases(name)), network, tiny.bundle(TRAIN), settings, folder, heard, resume)
     except FinetuneError as error:
         answer["error"] = str(error)
