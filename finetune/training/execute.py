@@ -112,6 +112,11 @@ class _Work:
         self.sharded = sharding(self.recipe)
         if self.sharded:
             refuse_with_shard(self.plan, self.recipe)
+        elif self.recipe.train.shard:
+            self.listener.on_message(
+                "train.shard divides nothing in a single process. finetune run --processes N, torchrun or accelerate "
+                "launch start several; a notebook is one."
+            )
         self.record = Record(self.folder / "training.json", keep=resume)
         if any(
             isinstance(phase, GradientPhase) and phase.head == "fractional-pool" for phase in self.plan.phases
