@@ -141,7 +141,9 @@ def _join(device: torch.device) -> None:
         store = os.environ.get(STORE)
         where: dict[str, Any] = {}
         if store:
-            where = {"store": dist.FileStore(store, int(os.environ["WORLD_SIZE"])), "rank": int(os.environ["RANK"]),
+            from torch.distributed import FileStore  # type: ignore[attr-defined]
+
+            where = {"store": FileStore(store, int(os.environ["WORLD_SIZE"])), "rank": int(os.environ["RANK"]),
                      "world_size": int(os.environ["WORLD_SIZE"])}  # fmt: skip
             _end_with_the_launcher()
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE, **where)
@@ -316,7 +318,8 @@ def any_of(*flags: bool) -> tuple[bool, ...]:
     """Of each flag whether any process has it."""
     if alone():
         return flags
-    return tuple(any(column) for column in zip(*numbers(*map(float, flags)), strict=True))
+    told = numbers(*(float(flag) for flag in flags))
+    return tuple(any(each[place] for each in told) for place in range(len(flags)))
 
 
 def add_up(tensors: Sequence[torch.Tensor]) -> None:

@@ -25,9 +25,10 @@ QUICK = ["plain", "mixed", "diverges", "memory", "stopped"]
 SLOW = [
     "accumulate", "cached", "probe", "patience", "norms", "time", "swa", "snapshots", "dropout", "dropout-stopped",
     "shard", "shard-whole", "shard-stopped", "shard-norms",
+    "labels", "number", "shard-number",
 ]  # fmt: skip
 CLOCK = {"images_per_second", "seconds"}
-FIGURES = ("loss", "accuracy", "val_loss", "val_accuracy", "lr")
+FIGURES = ("loss", "accuracy", "f1", "r2", "val_loss", "val_accuracy", "val_f1", "val_r2", "lr")
 Run = Callable[[str], Path]
 
 
@@ -107,7 +108,10 @@ def test_like_one_process(worker: ModuleType, quick: Path, name: str, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["accumulate", "cached", "probe", "patience", "shard", "shard-whole"])
+@pytest.mark.parametrize(
+    "name",
+    ["accumulate", "cached", "probe", "patience", "labels", "number", "shard", "shard-whole", "shard-number"],
+)
 def test_like_one_process_too(worker: ModuleType, more: Path, name: str, tmp_path: Path) -> None:
     """Accumulation, clipping, L1 and class weights; kept activations; a head solved before and the safety net; early
     stopping, at a rate at which rounding grows; and sharded, by SGD after a solved head, and by AdamW."""

@@ -16,12 +16,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from finetune import ranks
+from finetune.data.targets import strata_of_labels, strata_of_numbers
 from finetune.errors import FinetuneError
 from finetune.events import Listener
 from finetune.strategy.plan import ProbePhase
+from finetune.task import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
 from finetune.training import rollback
 from finetune.training.execute import execute
 from finetune.training.feed import Feed
@@ -78,8 +81,32 @@ def phases(name: str) -> list[Any]:
         "shard-stopped": [phase(ema=None, optimizer="adamw", lr=1e-3, head_lr=1e-2)],
         "shard-whole": [phase(ema=None, optimizer="adamw", lr=1e-3, head_lr=1e-2)],
         "shard-norms": [phase(ema=None, batch_norm="train", accumulate=2, train_from=1)],
+        "labels": [phase()],
+        "number": [ProbePhase(candidates=((last,),), folds=2), phase(ema=None, blend=(0.5, 1.0), epochs=2)],
+        "shard-number": [ProbePhase(candidates=((last,),), folds=2), phase(ema=None, blend=(0.5, 1.0), epochs=2)],
         "snapshots": [phase(snapshots=2, epochs=2, ema=None, keep="last")],
     }[name]  # fmt: skip
+
+
+def task_of(name: str) -> Task:
+    return {"labels": MULTI_LABEL, "number": REGRESSION}.get(name.rpartition("-")[2], SINGLE_LABEL)
+
+
+def bundle(task: Task) -> Any:
+    """Patches with their class, with two labels (odd, above 0), or with a number."""
+    made = tiny.bundle(TRAIN)
+    for images in (made.train, made.val, made.test):
+        if task == MULTI_LABEL:
+            images.values = np.stack([images.labels % 2 == 1, images.labels > 0], axis=1).astype(np.float32)
+            images.classes, images.labels = ("odd", "positive"), strata_of_labels(images.values)
+        elif task == REGRESSION:
+            images.values, images.classes = (
+                (1000 + 100 * images.labels[:, None]).astype(np.float32),
+                ("size",),
+            )
+            images.labels = strata_of_numbers(images.values[:, 0], images.values[:, 0])
+        images.task = task
+    return made
 
 
 def stop_at(step: int) -> None:
@@ -128,12 +155,15 @@ def carry_out(name: str, folder: Path, resume: bool = False) -> dict[str, Any]:
     apart = rollback._STEPS_APART
     heard, answer = Heard(), {"error": None}  # type: tuple[Heard, dict[str, Any]]
     folder.mkdir(parents=True, exist_ok=True)
-    network = tiny.backbone()
+    network, images = tiny.backbone(), bundle(task_of(name))
+    if task_of(name) != SINGLE_LABEL:
+        network.reset_head(len(images.classes), 0)
+        network.task = task_of(name).name
     try:
         if not resume:
             prepare(name)
         settings = tiny.recipe(log_every=1, save_every=5, shard=name.startswith("shard"))
-        execute(tiny.plan(*phases(name)), network, tiny.bundle(TRAIN), settings, folder, heard, resume)
+        execute(tiny.plan(*phases(name)), network, images, settings, folder, heard, resume)
     except FinetuneError as error:
         answer["error"] = str(error)
     finally:
