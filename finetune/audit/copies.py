@@ -12,7 +12,7 @@ from finetune.audit.thumbnails import SIDE
 SURE = 0.003
 """Thumbnails with a correlation above 1 minus this are the same picture, whatever else resembles them."""
 
-LIKELY = 0.03
+LIKELY = 0.015
 """Up to here they are where nothing else comes near: see ``STANDS_OUT``."""
 
 STANDS_OUT = 0.2
@@ -116,4 +116,4 @@ def _confirmed(a: np.ndarray, b: np.ndarray) -> bool:
     correlation = float((_centred(x[None]) * _centred(y[None])).sum())
     darker = abs(float(x.mean() - y.mean()))
     contrast = float(x.std()) / max(float(y.std()), 1e-6)
-    return correlation > 1 - LIKELY and darker < 12 and 0.8 < contrast < 1.25
+    return correlation > 1 - 2 * LIKELY and darker < 12 and 0.8 < contrast < 1.25
