@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from finetune.data.decode import to_rgb
 from finetune.data.folder import Decoded, default_decoded
 from finetune.data.imageset import ImageInfo, ImageSet
 from finetune.errors import DataError, must
+from finetune.task import SINGLE_LABEL, Task
 
 PAIR = "a (image, label) pair with a PIL image, a uint8 array or tensor, or a float one in [0, 1]"
 
@@ -26,8 +27,12 @@ class ReadDataset:
     the recipe's ``train.augment``. Raises DataError for anything that is no dataset of (image, label).
     """
 
-    def __init__(self, dataset: Any, name: str) -> None:
+    def __init__(
+        self, dataset: Any, name: str, label_of: Callable[[Any, str], int | str] | None = None
+    ) -> None:
+        """``label_of`` makes a label of what the dataset has for one and its place; default: an int or str."""
         self.dataset, self.name = dataset, name
+        label_of = label_of or _label
         self.labels: list[int | str] = []
         self.fingerprints: list[bytes] = []
         self.infos: list[ImageInfo] = []
@@ -37,7 +42,7 @@ class ReadDataset:
             image, label, mode = self._item(index)
             digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
             digest.update(image.tobytes())
-            self.labels.append(_label(label, f"{name}[{index}]"))
+            self.labels.append(label_of(label, f"{name}[{index}]"))
             self.fingerprints.append(digest.digest())
             self.infos.append(ImageInfo(image.width, image.height, mode))
             self._decoded.put(str(index), image)
@@ -65,10 +70,14 @@ class ReadDataset:
 class DatasetImages(ImageSet):
     """The images of a dataset that was read. ``load`` may be called from several threads."""
 
-    def __init__(self, read: ReadDataset, labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self, read: ReadDataset, labels: np.ndarray, classes: tuple[str, ...], task: Task = SINGLE_LABEL,
+        values: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         self._read = read
         self.labels = labels
         self.classes = classes
+        self.task, self.values = task, values
 
     def load(self, index: int) -> Image.Image:
         return self._read.image(index)
@@ -134,9 +143,33 @@ def _label(value: Any, where: str) -> int | str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise DataError(
             must(f"The label of {where}", "one int or str per image", _kind(value),
-                 "Multi-label and one-hot targets are not supported.")
+                 "Several labels: data.task=multi-label; a number: data.task=regression.")
         )  # fmt: skip
     return value
+
+
+def number_text(value: Any, where: str) -> str:
+    """The number of an image as text. Raises DataError for anything else."""
+    if hasattr(value, "item") and hasattr(value, "shape") and all(side == 1 for side in value.shape):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise DataError(must(f"The label of {where}", "one number, for the task is regression", _kind(value)))
+    return repr(float(value))
+
+
+def labels_text(value: Any, where: str, names: Sequence[str], separator: str) -> str:
+    """The labels of an image, joined: names, or a 1-D array or tensor with 0 or 1 for each of ``names``, or of labels
+    that are called by their number where there are none. Raises DataError."""
+    if isinstance(value, (list, tuple, set, frozenset)) and all(isinstance(part, str) for part in value):
+        return separator.join(sorted(value) if isinstance(value, (set, frozenset)) else value)
+    if hasattr(value, "shape") and len(value.shape) == 1:
+        flags = [float(part) for part in value]
+        if set(flags) <= {0.0, 1.0} and len(names) in (0, len(flags)):
+            return separator.join(str(names[k] if names else k) for k, flag in enumerate(flags) if flag)
+    wanted = "a list of names or an array of 0 and 1" + (
+        f" for each of the {len(names)} classes" if names else ""
+    )
+    raise DataError(must(f"The labels of {where}", f"{wanted}, for the task is multi-label", _kind(value)))
 
 
 def _channels_last(array: np.ndarray, where: str, first: bool) -> np.ndarray:

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 
 from finetune.data import ahead
-from finetune.data.datasets import DatasetImages, ReadDataset, class_names
+from finetune.data.datasets import DatasetImages, ReadDataset, class_names, labels_text, number_text
 from finetune.data.folder import Checked, FolderImages, Pixels, check_files, default_decoded
 from finetune.data.imageset import DataBundle, ImageSet, Quarantined
 from finetune.data.layout import find_layout
-from finetune.data.listing import Listing, grouped, groups_of, of_layout
+from finetune.data.listing import Listing, Row, grouped, groups_of, of_layout
 from finetune.data.splitting import split_sets
 from finetune.data.table import is_table, read_table
 from finetune.data.targets import encode, task_of
 from finetune.data.threads import worker_count
 from finetune.errors import DataError, must
 from finetune.recipe import DataRecipe
+from finetune.task import REGRESSION, TASKS, Task
 
 _SHOWN = 5
 
@@ -135,9 +136,14 @@ def from_datasets(
 
     Images: PIL, uint8 arrays or tensors, float ones in [0, 1]. Labels: ints or strings. ``classes`` names the
     int labels; without it the names come from the dataset's ``classes`` or are the labels themselves. Classes
-    without a training image are left out. Raises DataError.
+    without a training image are left out. Where the recipe's task is multi-label, labels are lists of names or
+    arrays of 0 and 1; where it is regression, numbers. Raises DataError.
     """
     recipe = recipe or DataRecipe()
+    if recipe.task in ("multi-label", "regression"):
+        return _from_values(
+            TASKS[recipe.task], {"train": train, "val": val, "test": test}, classes, recipe, seed
+        )
     parts = {name: ReadDataset(part, name) for name, part in (("train", train), ("val", val), ("test", test))
              if part is not None}  # fmt: skip
     if "train" not in parts:
@@ -165,6 +171,35 @@ def from_datasets(
     if set(given) == {"train"}:
         given = {"all": given["train"]}
     return split_sets(given, recipe, seed, notes=notes, source=type(train).__name__,
+                      names={s: s for s in ("all", *parts)})  # fmt: skip
+
+
+_BETWEEN = "\x1f"  # the unit separator of ASCII: no name holds it
+
+
+def _from_values(
+    task: Task, given: Mapping[str, Any], classes: Sequence[str] | None, recipe: DataRecipe, seed: int
+) -> DataBundle:
+    """``from_datasets`` where an image has several labels or a number."""
+    if given["train"] is None:
+        raise DataError(must("train", "a dataset of (image, label)", "None"))
+    names = list(classes) if classes is not None else list(class_names(given["train"]) or [])
+
+    def text(value: Any, where: str) -> str:
+        return number_text(value, where) if task == REGRESSION else labels_text(value, where, names, _BETWEEN)
+
+    parts = {split: ReadDataset(part, split, text) for split, part in given.items() if part is not None}
+    rows = [Row(Path(), f"{split}[{i}]", str(label), split) for split, part in parts.items()
+            for i, label in enumerate(part.labels)]  # fmt: skip
+    listing = Listing(tuple(rows), {split: split for split in parts}, by_value=True)
+    found = encode(task, rows, listing, _BETWEEN, "train", "train")
+    sets: dict[str, ImageSet] = {}
+    for split, part in parts.items():
+        own = np.array([row.split == split for row in rows])
+        sets[split] = DatasetImages(part, found.strata[own], found.classes, task, found.values[own])
+    if set(sets) == {"train"}:
+        sets = {"all": sets["train"]}
+    return split_sets(sets, recipe, seed, notes=found.notes, source=type(given["train"]).__name__,
                       names={s: s for s in ("all", *parts)})  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from finetune.data.splits import carve, carve_groups, limit
 from finetune.data.stratify import carve_labels
 from finetune.errors import ConfigError, DataError, must
 from finetune.recipe import DataRecipe
-from finetune.task import MULTI_LABEL
+from finetune.task import MULTI_LABEL, REGRESSION
 
 _SHOWN = 5
 _BY = {"single-label": "class", "multi-label": "label", "regression": "value"}
@@ -123,6 +123,12 @@ class _Tracks:
             return carve(images.labels, share, seed, prints)
         else:
             kept, held = carve_groups(images.labels, share, seed, together)
+            strata = images.labels
+            while not len(held) and images.task == REGRESSION and strata.any():
+                strata = (
+                    strata // 2
+                )  # each group is a tenth of the numbers of its own: coarser parts, at last one
+                kept, held = carve_groups(strata, share, seed, together)
         self.keep(kept)
         return kept, held
 

@@ -145,7 +145,10 @@ class Broken(Named):
         ([(PIXELS.astype(np.int32) * 9, 1)], r"must be an integer image with values in \[0, 255\]"),
         ([(np.zeros((5, 8, 8), np.uint8), 1)], r"must be an image of shape \(H, W\).* Got \(5, 8, 8\)"),
         (pairs([0.5]), r"The label of train\[0\] must be one int or str per image. Got 0.5"),
-        (pairs([torch.tensor([0, 1])]), r"Got Tensor of shape \(2,\) instead. Multi-label and one-hot"),
+        (
+            pairs([torch.tensor([0, 1])]),
+            r"Got Tensor of shape \(2,\) instead. Several labels: data.task=multi",
+        ),
         (pairs([0, "a"] * 4), "Labels must be all ints or all strings"),
         (pairs([3] * 8), "train must hold readable images of at least 2 classes. Got only '3'"),
     ],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pictures import picture, write_class
 
-from finetune.data.load import load_data
+from finetune.data.load import from_datasets, load_data
 from finetune.data.profile import profile
 from finetune.data.stratify import carve_labels, label_folds
 from finetune.data.targets import strata_of_numbers
@@ -199,6 +199,35 @@ def test_groups_of_lists_and_numbers_are_not_divided(tmp_path: Path) -> None:
         assert not (sides[0] & sides[1])
         assert not (sides[0] & sides[2])
         assert not (sides[1] & sides[2])
+
+
+def test_datasets(tmp_path: Path) -> None:
+    def read(labels: Sequence[Any], task: str, **keys: Any) -> Any:
+        pairs = [(picture(i, (8, 8)), label) for i, label in enumerate(labels)]
+        return from_datasets(pairs, recipe=DataRecipe(task=task), **keys)  # type: ignore[arg-type]
+
+    def rows(bundle: Any) -> dict[str, list[float]]:
+        parts = (bundle.train, bundle.val, bundle.test)
+        return {
+            str(part.fingerprint(i)): part.targets[i].tolist() for part in parts for i in range(len(part))
+        }
+
+    lists = [[name.strip() for name in text.split("|")] for text in LISTS]
+    named = read(lists, "multi-label")
+    hot = [np.array([float(name in names) for name in "abc"]) for names in lists]
+    assert rows(named) == rows(read(hot, "multi-label", classes=["a", "b", "c"]))
+    assert named.classes == ("a", "b", "c")
+    assert read(hot, "multi-label").classes == ("0", "1", "2")
+    numbers = read([np.float32(i / 2) for i in range(32)], "regression")
+    assert sorted(value for (value,) in rows(numbers).values()) == [i / 2 for i in range(32)]
+    with pytest.raises(
+        DataError, match=r"The label of train\[1\] must be one number, for the task is regression"
+    ):
+        read([1.0, "two"], "regression")
+    with pytest.raises(
+        DataError, match=r"The labels of train\[0\] must be a list of names or an array of 0 and 1 for"
+    ):
+        read([np.array([0.0, 1.0])], "multi-label", classes=["a", "b", "c"])
 
 
 def test_numbers_are_stratified_by_tenths() -> None:

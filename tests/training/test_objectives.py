@@ -166,7 +166,11 @@ def test_a_stopped_run_ends_like_one_that_was_not(tiny: ModuleType, tmp_path: Pa
 def test_training_learns_and_answers_in_its_own_units(tiny: ModuleType, tmp_path: Path, task: Task) -> None:
     data = bundle(tiny, task)
     keys = {"epochs": 12, "ema": None, "augment": "none", "train_from": 0, "blend": ()}
-    keys |= {"lr": 0.02, "head_lr": 0.05} if task == REGRESSION else {}
+    keys |= (
+        {"lr": 0.02, "head_lr": 0.05, "loss": "huber"}
+        if task == REGRESSION
+        else {"loss": "focal", "focal_gamma": 0.5}
+    )
     trained = train(tiny, task, tmp_path, phases(tiny, task, **keys)[1])  # from a fresh head
     answers = predict_images(trained, data.val)
     if task == REGRESSION:
@@ -220,7 +224,12 @@ def test_preflight_knows_the_task(tiny: ModuleType, tmp_path: Path, task: Task) 
 def test_snapshots_answer_in_the_tasks_units(tiny: ModuleType, tmp_path: Path, task: Task) -> None:
     from finetune.zoo.create import load_backbone
 
-    train(tiny, task, tmp_path, *phases(tiny, task, epochs=2, snapshots=2, ema=None, blend=()))
+    train(
+        tiny,
+        task,
+        tmp_path,
+        *phases(tiny, task, epochs=2, snapshots=2, ema=None, blend=(), loss=task.losses[1]),
+    )
     kept = load_backbone(tmp_path / "snapshots" / "2")
     assert kept.task == task.name
     answers = predict_images(kept, bundle(tiny, task).test)
