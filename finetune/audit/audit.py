@@ -18,6 +18,7 @@ from finetune.audit.names import NameGroups, name_groups, similar_classes
 from finetune.audit.outliers import outliers
 from finetune.audit.thumbnails import blank, thumbnails
 from finetune.data.imageset import ImageSet, Joined
+from finetune.errors import DataError, must
 
 if TYPE_CHECKING:
     from finetune.data.load import ReadFolder
@@ -154,8 +155,15 @@ def audit(
     """Look at all images of a data set, the given splits together.
 
     read: the opened images; features_of: pooled features of an image set, from the cache where possible; step: is told
-    what begins, one of ``STEPS``. Raises DataError for an image that can no longer be decoded.
+    what begins, one of ``STEPS``. Raises DataError for an image that can no longer be decoded, and where no classes are
+    learned.
     """
+    task = next(iter(read.given.values())).task
+    if not task.plain:
+        raise DataError(
+            must("The task of a data check", "single-label", task.name,
+                 "data.task=single-label takes each list or number for a class.")
+        )  # fmt: skip
     step(STEPS[0])
     splits = tuple(split for split, images in read.given.items() for _ in range(len(images)))
     images = _together(list(read.given.values()))

@@ -45,7 +45,7 @@ class ImageSet(ABC):
     def truth(self, index: int) -> str:
         """The class of an image, its labels with ``|`` between them, or its number, as text."""
         if self.values is None:
-            return self.classes[self.labels[index]]
+            return self.classes[int(self.labels[index])]
         row = self.values[index]
         if self.task == REGRESSION:
             return f"{row[0]:.7g}"
