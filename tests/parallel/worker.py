@@ -62,6 +62,7 @@ def phases(name: str) -> list[Any]:
     """The plan of a scenario. Norms are frozen where nothing else is said."""
     phase = lambda **keys: tiny.phase(**{"batch_norm": "frozen", **keys})  # noqa: E731
     last = tiny.backbone().num_stages - 1
+    number = phase(loss="mse", label_smoothing=0.0, ema=None, blend=(0.5, 1.0), epochs=2)
     return {
         "plain": [phase(batch_size=8)],
         "accumulate": [phase(batch_size=4, accumulate=2, clip_grad=0.5, l1=1e-4, class_weights="balanced")],
@@ -81,9 +82,9 @@ def phases(name: str) -> list[Any]:
         "shard-stopped": [phase(ema=None, optimizer="adamw", lr=1e-3, head_lr=1e-2)],
         "shard-whole": [phase(ema=None, optimizer="adamw", lr=1e-3, head_lr=1e-2)],
         "shard-norms": [phase(ema=None, batch_norm="train", accumulate=2, train_from=1)],
-        "labels": [phase()],
-        "number": [ProbePhase(candidates=((last,),), folds=2), phase(ema=None, blend=(0.5, 1.0), epochs=2)],
-        "shard-number": [ProbePhase(candidates=((last,),), folds=2), phase(ema=None, blend=(0.5, 1.0), epochs=2)],
+        "labels": [phase(loss="bce")],
+        "number": [ProbePhase(candidates=((last,),), folds=2), number],
+        "shard-number": [ProbePhase(candidates=((last,),), folds=2), number],
         "snapshots": [phase(snapshots=2, epochs=2, ema=None, keep="last")],
     }[name]  # fmt: skip
 
