@@ -51,6 +51,15 @@ def test_wrong_words(picture_folder: Path, words: tuple[str, ...], message: str)
     assert "Traceback" not in done.output
 
 
+def test_numbers_have_no_classes_to_judge(picture_folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "ages.csv"
+    rows = [f"{path},{i + 0.5}" for i, path in enumerate(sorted(picture_folder.rglob("*.png")))]
+    table.write_text("path,age\n" + "\n".join(rows))
+    done = call(table, "data.label_column=age", "threads=1")
+    assert done.exit_code == 2
+    assert "must be one with a class for each image. Got one for regression instead" in done.output
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     done = call(tmp_path / "none")
     assert done.exit_code == 2
