@@ -43,7 +43,7 @@ def task_of(recipe: DataRecipe, listing: Listing) -> tuple[Task, tuple[str, ...]
     several = next((label for label in labels if recipe.label_separator in label), None)
     if several is not None or (labels and listing.lists):
         shown = f", as {several!r}" if several is not None else ""
-        said = (
+        said: tuple[str, ...] = (
             f"Column {listing.label_name!r} holds lists of labels{shown}: the task is multi-label. "
             "data.task=single-label takes each list for one class.",
         )
@@ -169,7 +169,7 @@ def _lists(rows: Sequence[Row], listing: Listing, separator: str, main: str, whe
     if not len(own) or not (own != own[0]).any():
         got = f"{list(inside[0])} on every image" if inside else "none"
         raise DataError(must(where, "labels that some training images have and others have not", got))
-    shared = [name for name, all_ in zip(classes, own.all(axis=0), strict=True) if all_]
+    shared = [name for k, name in enumerate(classes) if own[:, k].all()]
     notes = [
         f"Every training image has the label {name!r}: nothing can be learned about it." for name in shared
     ]

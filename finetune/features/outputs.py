@@ -62,10 +62,9 @@ def fit_task_probe(
     if len(even) > 1:
         taps, weight, bias = average_heads([heads[i] for i in even], [tap.shape[1] for tap in features])
         members = tuple(scores[i] for i in even)
-        chosen = CandidateScore(
-            taps, "average", None, *(float(np.mean([getattr(m, key) for m in members])) for key in _FIGURES),
-            task=task,
-        )  # fmt: skip
+        # The mean of their losses: at least that of the mean head, for both losses are convex.
+        mean = {key: float(np.mean([getattr(m, key) for m in members])) for key in _FIGURES}
+        chosen = CandidateScore(taps, "average", None, task=task, **mean)
         return ProbeResult(
             weight, bias, taps, chosen, "all within one standard error of the best", cv, members
         )

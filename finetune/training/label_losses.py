@@ -69,7 +69,7 @@ class LabelLoss(nn.Module):
             return each.sum(1).mean()
         from torchvision.ops import sigmoid_focal_loss
 
-        each = sigmoid_focal_loss(logits, wanted, alpha=-1, gamma=self.gamma, reduction="none")
+        focal: Tensor = sigmoid_focal_loss(logits, wanted, alpha=-1, gamma=self.gamma, reduction="none")
         if self.weights is not None:
-            each = each * (1 + (self.weights - 1) * wanted)
-        return each.sum(1).mean()
+            focal = focal * (1 + (self.weights - 1) * wanted)
+        return focal.sum(1).mean()

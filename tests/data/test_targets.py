@@ -205,7 +205,7 @@ def test_groups_of_lists_and_numbers_are_not_divided(tmp_path: Path) -> None:
 def test_datasets(tmp_path: Path) -> None:
     def read(labels: Sequence[Any], task: str, **keys: Any) -> Any:
         pairs = [(picture(i, (8, 8)), label) for i, label in enumerate(labels)]
-        return from_datasets(pairs, recipe=DataRecipe(task=task), **keys)  # type: ignore[arg-type]
+        return from_datasets(pairs, recipe=DataRecipe(task=task), **keys)
 
     def rows(bundle: Any) -> dict[str, list[float]]:
         parts = (bundle.train, bundle.val, bundle.test)

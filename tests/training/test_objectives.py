@@ -48,7 +48,10 @@ def valued(images: ImageSet, task: Task) -> ImageSet:
 
 def bundle(tiny: ModuleType, task: Task) -> DataBundle:
     whole = tiny.bundle()
-    return replace(whole, **{part: valued(getattr(whole, part), task) for part in ("train", "val", "test")})
+    made: DataBundle = replace(
+        whole, **{p: valued(getattr(whole, p), task) for p in ("train", "val", "test")}
+    )
+    return made
 
 
 def backbone(tiny: ModuleType, task: Task) -> Any:
@@ -165,7 +168,7 @@ def test_a_stopped_run_ends_like_one_that_was_not(tiny: ModuleType, tmp_path: Pa
 @TASKS
 def test_training_learns_and_answers_in_its_own_units(tiny: ModuleType, tmp_path: Path, task: Task) -> None:
     data = bundle(tiny, task)
-    keys = {"epochs": 12, "ema": None, "augment": "none", "train_from": 0, "blend": ()}
+    keys: dict[str, Any] = {"epochs": 12, "ema": None, "augment": "none", "train_from": 0, "blend": ()}
     keys |= (
         {"lr": 0.02, "head_lr": 0.05, "loss": "huber"}
         if task == REGRESSION
