@@ -107,25 +107,25 @@ def show(found: Audit) -> None:
         screen.say("Nothing found that needs mending.")
         return
     screen.heading("Found")
-    _list("unreadable", [f"{path}: {why}" for path, why in found.unreadable])
-    _groups(found, "the same picture in more than one split: the test flatters", found.cross_split)
-    _groups(found, "the same picture under more than one class", found.cross_class)
+    _list("Unreadable", [f"{path}: {why}" for path, why in found.unreadable])
+    _groups(found, "The same picture in more than one split, so that the test flatters", found.cross_split)
+    _groups(found, "The same picture under more than one class", found.cross_class)
     told = {*found.cross_split, *found.cross_class}
-    _groups(found, "the same picture more than once", [g for g in found.duplicates if g not in told])
+    _groups(found, "The same picture more than once", [g for g in found.duplicates if g not in told])
     if found.groups is not None:
         leak = f"; {found.leaked_groups} of them lie in several splits" if found.leaked_groups else ""
         screen.bullet(
             f"Names show {found.groups.groups:,} groups whose images look alike (patients, tracks, films?){leak}. "
             f"Keep each on one side of a split: --group-by '{found.groups.pattern}'"
         )
-    _list("labels to look at", [f"{s['path']}: {s['given']}, or {s['suggested']}? ({s['score']:.2f})"
+    _list("Labels to look at", [f"{s['path']}: {s['given']}, or {s['suggested']}? ({s['score']:.2f})"
                                 for s in facts["label_suspects"]])  # fmt: skip
     odd = dict(found.formats.odd)
-    _list("strangers", [found.names[i] + (f" (a {odd[i]})" if i in odd else "") for i in found.strangers])
-    _list("blank", facts["blank"])
-    _list("pairs of class names that look like one class", [f"{a}, {b}" for a, b in found.similar])
+    _list("Strangers", [found.names[i] + (f" (a {odd[i]})" if i in odd else "") for i in found.strangers])
+    _list("Blank", facts["blank"])
+    _list("Class names that look like one class", [f"{a}, {b}" for a, b in found.similar])
     _list(
-        "files of another kind than their name says",
+        "Files of another kind than their name says",
         [f"{p} ({kind})" for p, kind in facts["misnamed"].items()],
     )
     screen.say_long("\nSee them: --html FILE. All of them: --json. A cleaned list: --fix FILE.csv")
@@ -138,7 +138,7 @@ def _groups(found: Audit, what: str, groups: tuple[tuple[int, ...], ...] | list[
 def _list(what: str, entries: list[str]) -> None:
     if not entries:
         return
-    screen.bullet(f"{len(entries):,} {what}:")
+    screen.bullet(f"{what} ({len(entries):,}):")
     for entry in entries[:_SHOWN]:
         screen.say(f"    {entry}")
     if len(entries) > _SHOWN:
