@@ -270,10 +270,10 @@ def each(work: Callable[[], T]) -> T:
     if not any(problems):
         found: T = result
         return found
-    number = next(i for i, problem in enumerate(problems) if problem)
+    number, problem = next((i, problem) for i, problem in enumerate(problems) if problem is not None)
     if number == rank() and failed is not None:
         raise failed
-    raise _told(*problems[number])
+    raise _told(*problem)
 
 
 def _told(message: str, exit_code: int) -> FinetuneError:
