@@ -77,7 +77,7 @@ def test_the_page_shows_the_pictures_and_fetches_nothing(found: Audit) -> None:
     page = data_page(found)
     assert page.count("data:image/jpeg;base64,") >= 8
     for words in (
-        "1 pictures in more than one split",
+        "in more than one split: 1",
         "train/red/wrong.jpg",
         "Blank: 1",
         "Unreadable: 1",
