@@ -202,10 +202,16 @@ class _Work:
 
             extract_together(self.backbone, self._bundle(phase).train, **self._extraction())
         # On the CPU: another process would put tensors of a GPU onto this one's.
-        state = ranks.on_main(lambda: copied((self._probe(phase, facts), model_state(self.backbone))[1]))
+        state = ranks.on_main(lambda: self._probed_state(phase, facts))
         if not ranks.main():
             load_model_state(self.backbone, state)
         return None
+
+    def _probed_state(self, phase: ProbePhase, facts: dict[str, Any]) -> dict[str, Any]:
+        """A copy of the network with its solved head."""
+        self._probe(phase, facts)
+        state: dict[str, Any] = copied(model_state(self.backbone))
+        return state
 
     def _probe(self, phase: ProbePhase, facts: dict[str, Any]) -> None:
         """Solve the head on cached features, with the norms' statistics that the phase names."""

@@ -105,7 +105,7 @@ def stage_modules(backbone: Backbone) -> list[str]:
     """
     called: set[str] = set()
     handles = [
-        module.register_forward_pre_hook(lambda _, args, name=name: called.add(name))  # type: ignore[misc]
+        module.register_forward_pre_hook(lambda _, args, name=name: called.add(name))
         for name, module in backbone.model.named_modules()
     ]
     mode, side = backbone.training, backbone.preprocessing.size

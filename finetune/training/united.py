@@ -85,9 +85,8 @@ class United:
             flat * self._share if self._share else torch.zeros_like(flat)
         )  # of no images they are no numbers
         ranks.add_up([flat])
-        for buffer, part in zip(
-            self._statistics, flat.split([b.numel() for b in self._statistics]), strict=True
-        ):
+        parts = torch.split(flat, [b.numel() for b in self._statistics])
+        for buffer, part in zip(self._statistics, parts, strict=True):
             buffer.copy_(part.view_as(buffer))
 
 
@@ -111,5 +110,5 @@ def add_up_gradients(parameters: list[nn.Parameter]) -> None:
     flats = [torch.cat([grad.reshape(-1) for grad in bucket]) for bucket in buckets]
     ranks.add_up(flats)
     for bucket, flat in zip(buckets, flats, strict=True):
-        for grad, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+        for grad, part in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
             grad.copy_(part.view_as(grad))

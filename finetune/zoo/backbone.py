@@ -14,7 +14,7 @@ from finetune.task import TaskName
 from finetune.zoo.card import ModelCard
 from finetune.zoo.fold import folded
 from finetune.zoo.heads import Bottleneck, FractionalPool, global_pool
-from finetune.zoo.split import Reached, find_cuts, run_tail
+from finetune.zoo.split import Reached, find_cuts, inside, run_tail
 from finetune.zoo.stages import captured, find_layout
 from finetune.zoo.trace import first_tensor, trace
 
@@ -161,8 +161,10 @@ class Backbone(nn.Module):
             raise ZooError(
                 f"The head of {self.name} reads stage {min(self.head_taps)}, below the cut at {stage}."
             )
-        with captured(self.model, self._layout.taps, self.head_taps) as found:
-            embedding = _flat(run_tail(self.model, self._cuts[stage], h))
+        cut = self._cuts[stage]
+        taps = tuple(inside(tap, cut) for tap in self._layout.taps)
+        with captured(self.model, taps, self.head_taps) as found:
+            embedding = _flat(run_tail(self.model, cut, h))
         return self._logits(found, embedding)
 
     def _check_split(self, stage: int) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from finetune.zoo.stages import Tap
 from finetune.zoo.trace import Call, flat_chain
 
 FLATTEN = "<flatten>"
@@ -71,6 +72,17 @@ def run_tail(model: nn.Module, cut: Cut, h: Tensor) -> Any:
     if cut.timm_style:
         return model.forward_head(h, pre_logits=True)  # type: ignore[operator]
     return h
+
+
+def inside(tap: Tap, cut: Cut) -> Tap:
+    """The tap on a module that runs behind the cut: the chain calls the parts of a stage, not the stage itself.
+
+    A tap that cannot be read behind the cut comes back as it is.
+    """
+    if any(step == tap.module or tap.module.startswith(f"{step}.") for step in cut.chain):
+        return tap
+    parts = [step for step in cut.chain if step.startswith(f"{tap.module}.")]
+    return replace(tap, module=parts[0 if tap.side == "input" else -1]) if parts else tap
 
 
 def _linked(rest: list[Call]) -> list[str] | None:

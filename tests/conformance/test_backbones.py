@@ -138,6 +138,25 @@ def test_split(made: tuple[str, Backbone], backbone: Backbone) -> None:
                     backbone.prefix(x, stage)
 
 
+def test_split_below_a_head_that_reads_several_stages(backbone: Backbone) -> None:
+    x, before = (
+        picture(backbone),
+        (backbone.head.weight.detach(), backbone.head.bias.detach(), backbone.head_taps),
+    )
+    draw = torch.Generator().manual_seed(0)
+    try:
+        for stage in range(1, backbone.num_stages):
+            taps = tuple(range(stage, backbone.num_stages))
+            width = sum(backbone.widths[i] for i in taps)
+            backbone.set_head(torch.randn(3, width, generator=draw), torch.zeros(3), taps)
+            backbone.eval()
+            if backbone.can_split(stage):
+                with torch.no_grad():
+                    torch.testing.assert_close(backbone.suffix(backbone.prefix(x, stage), stage), backbone(x))
+    finally:
+        backbone.set_head(*before)
+
+
 def test_fold(backbone: Backbone) -> None:
     x = picture(backbone)
     with torch.no_grad():
