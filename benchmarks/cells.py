@@ -34,6 +34,8 @@ class Case:
     cell: str
     """What a person would say of it: similar or different, little or much."""
     per_class: int | None = None
+    group_by: str | None = None
+    """Keeps relatives, as the frames of one sign, on one side of the split."""
 
 
 CASES = (
@@ -41,7 +43,7 @@ CASES = (
     Case("hymenoptera", "hymenoptera", "similar, little"),
     Case("brain_mri", "brain_mri", "different, little"),
     Case("edges", "edges", "different, little"),
-    Case("gtsrb", "gtsrb", "different, much"),
+    Case("gtsrb, by track", "gtsrb", "different, much", group_by="(.*)_[0-9]+[.]"),
     Case("flowers_thumb", "flowers_thumb", "similar, much"),
     Case("mnist_png", "mnist_png", "different, much"),
     Case("tinyimagenet_target25", "tinyimagenet_target25", "similar, much"),
@@ -72,6 +74,7 @@ def measure(case: Case, strategy: str, seed: int, options: argparse.Namespace) -
                 "path": str(options.root / case.folder),
                 "limit_per_class": limit,
                 "image_size": options.image_size,
+                "group_by": case.group_by,
             },
             "backbone": options.backbone, "strategy": strategy, "seed": seed, "out": f"{scratch}/run",
             "train": {"epochs": options.epochs},
