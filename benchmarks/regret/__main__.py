@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         "--arms", nargs="*", default=[], help="arms that may be chosen; default: all measured"
     )
     report.add_argument(
-        "--min-test", type=int, default=50, help="fewest test images of a unit, seeds together"
+        "--min-test", type=int, default=200, help="fewest test images of a unit, seeds together"
     )
     report.add_argument("--recipe", help="digest; default: the one with most rows")
     report.add_argument("--code", help="code version; default: the one with most rows")

@@ -91,10 +91,12 @@ class Target:
     least: bool = False
     """The bound is the least, not the most."""
 
-    def cell(self, value: float | None) -> str:
-        """The figure, and whether it keeps the promise."""
+    def cell(self, value: float | None, families: int = FEWEST) -> str:
+        """The figure, and whether it keeps the promise; no verdict on a handful of families."""
         if value is None:
             return "not known"
+        if families < FEWEST:
+            return f"{value:{self.form}}, too few to say"
         met = value >= self.bound if self.least else value <= self.bound
         return f"{value:{self.form}}, {'met' if met else '**missed**'}"
 
@@ -123,7 +125,13 @@ def targets_table(
     names = " | ".join(item.rival.name for item in items)
     lines = [f"| target | {names} |", "|---" * (1 + len(items)) + "|"]
     for target in targets:
-        cells = [target.cell(target.of(item, reference, trials)) for item in items]
+        cells = [
+            target.cell(
+                target.of(item, reference, trials),
+                len({item.regrets.families[u] for u in item.regrets.units}),
+            )
+            for item in items
+        ]
         lines.append(f"| {target.says} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
