@@ -48,9 +48,8 @@ def train_epoch(job: Job, epoch: int) -> None:
 def train_step(job: Job, group: list[Batch]) -> Tensor:
     """One optimizer step on the mean loss of the group's micro-batches, which is returned, on the device."""
     images = job.united.begin(group)
-    total, seen = job.micro.fitted(
-        lambda: backward(job, group, images), max(len(labels) for _, labels in group)
-    )
+    largest = max(len(labels) for _, labels in group)
+    total, seen = job.micro.fitted(lambda: backward(job, group, images), largest)
     total = job.united.end(total)
     job.meter.add_step(seen, images)
     if job.penalty:

@@ -16,8 +16,8 @@ from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
 from finetune.zoo.card import ModelCard
 
 ASKED: dict[str, Any] = {
-    "loss": "focal", "focal_gamma": 1.5, "class_weights": {"7": 2.0}, "sampling": "natural", "mixup": 0.2,
-    "cutmix": 1.0, "input_noise": 0.1, "l1": 1e-5, "l2_sp": 0.01, "dropout": 0.2, "drop_connect": 0.1,
+    "loss": "focal", "focal_gamma": 1.5, "huber_delta": 0.5, "class_weights": {"7": 2.0},
+    "sampling": "natural", "mixup": 0.2, "cutmix": 1.0, "input_noise": 0.1, "l1": 1e-5, "l2_sp": 0.01, "dropout": 0.2, "drop_connect": 0.1,
     "drop_path": 0.3, "head": "fractional-pool", "bottleneck": 32,
 }  # fmt: skip
 GRADIENT = ("norm-bias", "lora", "partial", "lp-ft", "full", "scratch")
@@ -74,7 +74,7 @@ def test_a_bottleneck_trains_alone_first_and_is_not_refitted() -> None:
 @pytest.mark.parametrize(("train", "message"), [
     ({"mixup": -1}, r"train\.mixup: must be greater than or equal to 0\. Got -1"),
     ({"dropout": 1.0}, r"train\.dropout: must be less than 1\. Got 1\.0"),
-    ({"loss": "hinge"}, r"train\.loss: must be 'cross-entropy', 'focal' or 'bce'\. Got 'hinge'"),
+    ({"loss": "hinge"}, r"train\.loss: must be 'cross-entropy', 'focal', 'bce', 'mse', 'l1' or 'huber'\. Got 'hinge'"),
     ({"class_weights": {"cat": -2}}, r"train\.class_weights\.cat: must be greater than 0\. Got -2"),
     ({"mixupp": 1}, r"train\.mixupp: unknown key\. Did you mean \"mixup\""),
 ])  # fmt: skip
