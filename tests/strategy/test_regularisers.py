@@ -16,8 +16,8 @@ from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
 from finetune.zoo.card import ModelCard
 
 ASKED: dict[str, Any] = {
-    "loss": "focal", "focal_gamma": 1.5, "huber_delta": 0.5, "class_weights": {"7": 2.0},
-    "sampling": "natural", "mixup": 0.2, "cutmix": 1.0, "input_noise": 0.1, "l1": 1e-5, "l2_sp": 0.01, "dropout": 0.2, "drop_connect": 0.1,
+    "loss": "focal", "focal_gamma": 1.5, "huber_delta": 0.5, "class_weights": {"7": 2.0}, "sampling": "natural",
+    "mixup": 0.2, "cutmix": 1.0, "input_noise": 0.1, "l1": 1e-5, "l2_sp": 0.01, "dropout": 0.2, "drop_connect": 0.1,
     "drop_path": 0.3, "head": "fractional-pool", "bottleneck": 32,
 }  # fmt: skip
 GRADIENT = ("norm-bias", "lora", "partial", "lp-ft", "full", "scratch")
