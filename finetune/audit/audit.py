@@ -72,6 +72,12 @@ class Audit:
         return tuple(g for g in self.duplicates if len({int(self.labels[i]) for i in g}) > 1)
 
     @property
+    def mere_copies(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of copies within one split and one class."""
+        worse = {*self.cross_split, *self.cross_class}
+        return tuple(g for g in self.duplicates if g not in worse)
+
+    @property
     def strangers(self) -> tuple[int, ...]:
         """Outliers, and images of a kind of file that hardly any other has, which placeholders often are."""
         return tuple(dict.fromkeys([i for i, _ in self.outliers] + [i for i, _ in self.formats.odd]))

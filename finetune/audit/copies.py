@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from finetune.audit.thumbnails import SIDE
+from finetune.features.knn import nearest
 
 SURE = 0.003
 """Thumbnails with a correlation above 1 minus this are the same picture, whatever else resembles them."""
@@ -24,7 +25,6 @@ AT_MOST = 100_000
 
 _CROWD = 7
 _COARSE = 16
-_BLOCK = 2048
 _CANDIDATES = 16  # nearest images of each that are looked at; larger groups of copies hang together by chains
 
 
@@ -89,16 +89,12 @@ def _alike(thumbs: np.ndarray) -> list[tuple[int, int]]:
     flat = torch.from_numpy(_centred(coarse.reshape(n, -1)))
     k = min(_CANDIDATES, n - 1)
     found = []
-    for start in range(0, n, _BLOCK):
-        rows = torch.arange(start, min(n, start + _BLOCK))
-        near = flat[rows] @ flat.T
-        near[torch.arange(len(rows)), rows] = -1.0
-        values, index = near.topk(k, dim=1)
-        far = 1 - values
+    for rows, near, index in nearest(flat, k):
+        far = 1 - near
         crowd = far[:, min(_CROWD, k) - 1 : min(_CROWD, k)] if k >= _CROWD else torch.ones(len(rows), 1)
         taken = (far < SURE) | ((far < LIKELY) & (far < STANDS_OUT * crowd))
         for row, column in taken.nonzero().tolist():
-            a, b = start + row, int(index[row, column])
+            a, b = int(rows[row]), int(index[row, column])
             found.append((min(a, b), max(a, b)))
     return [pair for pair in sorted(set(found)) if _confirmed(thumbs[pair[0]], thumbs[pair[1]])]
 

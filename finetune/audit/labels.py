@@ -10,6 +10,7 @@ import torch
 
 from finetune.errors import StrategyError, must
 from finetune.features.heads import fit_head
+from finetune.features.knn import nearest
 from finetune.features.scaling import Standardiser
 
 SCORE = 0.6
@@ -19,7 +20,6 @@ above were the planted ones, and half of the planted ones were above (benchmarks
 _NEIGHBOURS = 15
 _SOFTNESS = 0.1
 _UNSEEN = 1e-3
-_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,8 @@ def _votes(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray
     x = torch.nn.functional.normalize(x - x.mean(dim=0), dim=1)
     known, k = torch.from_numpy(labels), min(_NEIGHBOURS, len(labels) - 1)
     votes = torch.full((len(labels), classes), _UNSEEN)
-    for start in range(0, len(labels), _BLOCK):
-        rows = torch.arange(start, min(len(labels), start + _BLOCK))
-        similarity = x[rows] @ x.T
-        similarity[torch.arange(len(rows)), rows] = -torch.inf
-        near, index = similarity.topk(k, dim=1)
-        votes[start : start + len(rows)].scatter_add_(1, known[index], torch.softmax(near / _SOFTNESS, dim=1))
+    for rows, near, index in nearest(x, k):
+        block = votes[rows[0] : rows[-1] + 1]
+        block.scatter_add_(1, known[index], torch.softmax(near / _SOFTNESS, dim=1))
     found: np.ndarray = (votes / votes.sum(dim=1, keepdim=True)).log().numpy()
     return found

@@ -98,7 +98,7 @@ def show(found: Audit) -> None:
     )
     widths, heights = facts["widths"], facts["heights"]
     screen.bullet(f"{widths[0]}x{heights[0]} to {widths[2]}x{heights[2]} pixels, median {widths[1]}x{heights[1]}; "
-                  + ", ".join(f"{n:,} {kind}" for kind, n in {**facts["formats"]}.items())
+                  + ", ".join(f"{n:,} {kind}" for kind, n in facts["formats"].items())
                   + "; modes " + ", ".join(f"{n:,} {mode}" for mode, n in facts["modes"].items()) + ".")  # fmt: skip
     for note in found.notes:
         screen.bullet(note)
@@ -110,8 +110,7 @@ def show(found: Audit) -> None:
     _list("Unreadable", [f"{path}: {why}" for path, why in found.unreadable])
     _groups(found, "The same picture in more than one split, so that the test flatters", found.cross_split)
     _groups(found, "The same picture under more than one class", found.cross_class)
-    told = {*found.cross_split, *found.cross_class}
-    _groups(found, "The same picture more than once", [g for g in found.duplicates if g not in told])
+    _groups(found, "The same picture more than once", found.mere_copies)
     if found.groups is not None:
         leak = f"; {found.leaked_groups} of them lie in several splits" if found.leaked_groups else ""
         screen.bullet(
@@ -131,7 +130,7 @@ def show(found: Audit) -> None:
     screen.say_long("\nSee them: --html FILE. All of them: --json. A cleaned list: --fix FILE.csv")
 
 
-def _groups(found: Audit, what: str, groups: tuple[tuple[int, ...], ...] | list[tuple[int, ...]]) -> None:
+def _groups(found: Audit, what: str, groups: tuple[tuple[int, ...], ...]) -> None:
     _list(what, [" = ".join(found.names[i] for i in group) for group in groups])
 
 

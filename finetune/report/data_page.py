@@ -26,7 +26,7 @@ def data_page(audit: Audit, threads: int = 1) -> str:
     """The page, UTF-8 text. Images that can no longer be decoded are shown by name alone."""
     import jinja2
 
-    groups = {"split": audit.cross_split, "class": audit.cross_class, "other": _inside(audit)}
+    groups = {"split": audit.cross_split, "class": audit.cross_class, "other": audit.mere_copies}
     shown = {i for kind in groups.values() for group in kind[:MOST] for i in group}
     shown |= {i for i, _, _ in audit.suspects[:MOST]} | set(audit.strangers[:MOST]) | set(audit.blank[:MOST])
     pictures = _pictures(audit, sorted(shown), threads)
@@ -51,12 +51,6 @@ def data_page(audit: Audit, threads: int = 1) -> str:
         blank=[card(i) for i in audit.blank[:MOST]], unreadable=audit.unreadable[:MOST],
         largest=max(audit.counts().values()),
     )  # fmt: skip
-
-
-def _inside(audit: Audit) -> tuple[tuple[int, ...], ...]:
-    """Copies that cross neither split nor class."""
-    told = {*audit.cross_split, *audit.cross_class}
-    return tuple(group for group in audit.duplicates if group not in told)
 
 
 def _pictures(audit: Audit, indices: list[int], threads: int) -> dict[int, str]:

@@ -12,11 +12,14 @@ class Words(ABC):
     """What is said of a task; ``axes`` is about the table's axes where they are not those that it was made for."""
 
     axes: tuple[str, ...] = ()
-    unit = "class"
+    unit, units = "class", "classes"
 
-    @abstractmethod
     def amount(self, evidence: Evidence, amount: str) -> str:
         """How much there is to learn from."""
+        return (
+            f"Amount: {amount}: {evidence.n} images, median {evidence.median:g} a {self.unit}, "
+            f"{evidence.num_classes} {self.units}."
+        )
 
     @abstractmethod
     def figure(self, value: float) -> str:
@@ -42,12 +45,6 @@ class Words(ABC):
 
 @final
 class _Accuracy(Words):
-    def amount(self, evidence: Evidence, amount: str) -> str:
-        return (
-            f"Amount: {amount}: {evidence.n} images, median {evidence.median:g} a class, "
-            f"{evidence.num_classes} classes."
-        )
-
     def figure(self, value: float) -> str:
         return f"{100 * value:.0f}"
 
@@ -68,17 +65,11 @@ class _Accuracy(Words):
 
 @final
 class _Labels(Words):
-    unit = "label"
+    unit, units = "label", "labels"
     axes = (
         "The table is made for classes: here its rows count the images of a label, and similarity comes from the "
         "average precision of linear heads, 0 for guessing and 1 for a perfect ranking.",
     )
-
-    def amount(self, evidence: Evidence, amount: str) -> str:
-        return (
-            f"Amount: {amount}: {evidence.n} images, median {evidence.median:g} a label, "
-            f"{evidence.num_classes} labels."
-        )
 
     def figure(self, value: float) -> str:
         return f"{value:.2f}"

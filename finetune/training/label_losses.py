@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetune.errors import ConfigError, did_you_mean, must
 from finetune.strategy.plan import GradientPhase
+from finetune.training.losses import named_weights
 
 
 def label_loss(phase: GradientPhase, targets: Tensor, classes: Sequence[str]) -> nn.Module:
@@ -34,13 +34,7 @@ def yes_weights(wanted: str | Mapping[str, float], targets: Tensor, classes: Seq
     if wanted == "none":
         return None
     if not isinstance(wanted, str):
-        unknown = [name for name in wanted if name not in classes]
-        if unknown:
-            hints = "".join(did_you_mean(name, classes) for name in unknown)
-            raise ConfigError(
-                must("train.class_weights", "a mapping of labels in the data", ", ".join(unknown)) + hints
-            )
-        return torch.tensor([float(wanted.get(name, 1.0)) for name in classes])
+        return named_weights(wanted, classes, "labels")
     yes = targets.double().sum(0)
     no = len(targets) - yes
     weights = torch.where((yes > 0) & (no > 0), no / yes.clamp_min(1), 1.0)

@@ -41,13 +41,7 @@ def class_weights(wanted: str | Mapping[str, float], counts: Tensor, classes: Se
     if wanted == "none":
         return None
     if not isinstance(wanted, str):
-        unknown = [name for name in wanted if name not in classes]
-        if unknown:
-            hints = "".join(did_you_mean(name, classes) for name in unknown)
-            raise ConfigError(
-                must("train.class_weights", "a mapping of classes in the data", ", ".join(unknown)) + hints
-            )
-        return torch.tensor([float(wanted.get(name, 1.0)) for name in classes])
+        return named_weights(wanted, classes, "classes")
     present = counts > 0
     weights = torch.ones(len(classes), dtype=torch.float64)
     weights[present] = counts.sum() / (present.sum() * counts[present].double())
@@ -55,6 +49,20 @@ def class_weights(wanted: str | Mapping[str, float], counts: Tensor, classes: Se
         weights = weights.sqrt()
         weights[present] *= counts.sum() / (weights * counts).sum()
     return weights.float()
+
+
+def named_weights(wanted: Mapping[str, float], names: Sequence[str], kind: str) -> Tensor:
+    """(K,) float32, 1 for a name that the mapping leaves out.
+
+    ``kind`` of names, for the ConfigError where the mapping has one that is not in ``names``.
+    """
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        hints = "".join(did_you_mean(name, names) for name in unknown)
+        raise ConfigError(
+            must("train.class_weights", f"a mapping of {kind} in the data", ", ".join(unknown)) + hints
+        )
+    return torch.tensor([float(wanted.get(name, 1.0)) for name in names])
 
 
 def shares(targets: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
