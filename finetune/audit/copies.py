@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
 
 from finetune.audit.thumbnails import SIDE
+from finetune.data.splits import connected
 from finetune.features.knn import nearest
 
 SURE = 0.003
@@ -29,7 +30,7 @@ _CANDIDATES = 16  # nearest images of each that are looked at; larger groups of 
 
 
 def same_bytes(prints: Sequence[Hashable]) -> list[list[int]]:
-    """Groups of two and more with equal digests, each in order, by first member.
+    """Groups of two and more with equal digests (or numbers), each in order, by first member.
 
     >>> same_bytes(["a", "b", "a", "c", "b", "a"])
     [[0, 2, 5], [1, 4]]
@@ -54,31 +55,7 @@ def same_picture(thumbs: np.ndarray, prints: Sequence[Hashable], skip: np.ndarra
     pairs = [(group[0], other) for group in exact for other in group[1:]]
     if 2 <= len(alone) <= AT_MOST:
         pairs += [(int(alone[a]), int(alone[b])) for a, b in _alike(thumbs[alone])]
-    return joined(pairs)
-
-
-def joined(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Connected components, each in order, by first member.
-
-    >>> joined([(4, 2), (7, 8), (2, 9)])
-    [[2, 4, 9], [7, 8]]
-    """
-    parent: dict[int, int] = {}
-
-    def root(x: int) -> int:
-        parent.setdefault(x, x)
-        while parent[x] != x:
-            parent[x] = parent[parent[x]]
-            x = parent[x]
-        return x
-
-    for a, b in pairs:
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
-    groups: dict[int, list[int]] = {}
-    for x in sorted(parent):
-        groups.setdefault(root(x), []).append(x)
-    return sorted(groups.values())
+    return same_bytes(connected(len(thumbs), pairs).tolist())
 
 
 def _alike(thumbs: np.ndarray) -> list[tuple[int, int]]:

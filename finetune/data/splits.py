@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -83,6 +83,19 @@ def carve_groups(
 
 def components(n: int, groups: Sequence[Sequence[object]]) -> np.ndarray:
     """(N,) number of the connected component of each image, where sharing a group connects."""
+    pairs = []
+    for named in groups:
+        first: dict[object, int] = {}
+        pairs += [(i, first.setdefault(name, i)) for i, name in enumerate(named)]
+    return connected(n, pairs)
+
+
+def connected(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
+    """(N,) number of the connected component of each of 0 to N - 1, in the order of their first members.
+
+    >>> connected(5, [(3, 1), (4, 3)]).tolist()
+    [0, 1, 2, 1, 1]
+    """
     parent = list(range(n))
 
     def root(i: int) -> int:
@@ -91,11 +104,9 @@ def components(n: int, groups: Sequence[Sequence[object]]) -> np.ndarray:
             i = parent[i]
         return i
 
-    for named in groups:
-        first: dict[object, int] = {}
-        for i, name in enumerate(named):
-            a, b = root(i), root(first.setdefault(name, i))
-            parent[max(a, b)] = min(a, b)
+    for one, other in pairs:
+        a, b = root(one), root(other)
+        parent[max(a, b)] = min(a, b)
     return np.unique([root(i) for i in range(n)], return_inverse=True)[1]
 
 
