@@ -5,7 +5,9 @@
 DIR holds the unpacked data sets. Rows are appended as they are measured and never measured twice, so the command can
 be stopped and started again; `--table` prints the Markdown table of the README from the CSV. Training images are at
 most ``--limit`` of a class and epochs at most ``--epochs``, to fit a two-core machine: both are columns of the CSV,
-the same for every strategy of a data set, so rows of one data set compare with each other.
+the same for every strategy of a data set, so rows of one data set compare with each other. ``--set KEY=VALUE ...``
+says more of that kind and is a column too. An `auto` whose plan, but for its name, is the plan of a strategy already
+measured with the same seed takes over that row's figures: training it again would give the same bits.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import hashlib
+import json
 import os
 import platform
 import shutil
@@ -21,6 +25,10 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from finetune.strategy.plan import Plan
 
 STRATEGIES = ("linear", "multistage", "partial", "full", "scratch", "auto")
 
@@ -49,11 +57,11 @@ CASES = (
     Case("tinyimagenet_target25", "tinyimagenet_target25", "similar, much"),
 )
 COLUMNS = ("case", "cell", "backbone", "strategy", "chosen", "seed", "accuracy", "low", "high", "test_n", "train_n",
-           "seconds", "trained_parameters", "image_size", "limit", "epochs", "version", "machine", "date")  # fmt: skip
+           "seconds", "trained_parameters", "image_size", "limit", "epochs", "settings", "plan", "version", "machine", "date")  # fmt: skip
 
 
 def key(row: dict[str, str]) -> tuple[str, ...]:
-    return tuple(row[k] for k in ("case", "backbone", "strategy", "seed", "limit", "epochs"))
+    return tuple(row[k] for k in ("case", "backbone", "strategy", "seed", "limit", "epochs", "settings"))
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -63,8 +71,17 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(line for line in file if not line.startswith("#")))
 
 
-def measure(case: Case, strategy: str, seed: int, options: argparse.Namespace) -> dict[str, object]:
+def digest(plan: Plan) -> str:
+    """Of all that training follows from: two strategies with one digest and one seed are one training."""
+    kept = plan.model_dump(mode="json", exclude={"strategy", "why"})
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def measure(
+    case: Case, strategy: str, seed: int, options: argparse.Namespace, measured: list[dict[str, str]]
+) -> dict[str, object]:
     import finetune
+    from finetune.strategy.plan import Plan
 
     limit = min(filter(None, (case.per_class, options.limit)), default=None)
     scratch = tempfile.mkdtemp()
@@ -79,7 +96,17 @@ def measure(case: Case, strategy: str, seed: int, options: argparse.Namespace) -
             "backbone": options.backbone, "strategy": strategy, "seed": seed, "out": f"{scratch}/run",
             "train": {"epochs": options.epochs},
         }  # fmt: skip
-        result = finetune.run(recipe).result
+        if strategy == "auto":
+            plan, _ = finetune.advise(recipe, *options.set)
+            same = {"case": case.name, "backbone": Path(options.backbone).stem, "seed": str(seed), "plan": digest(plan),
+                    "settings": " ".join(options.set), "version": finetune.__version__}  # fmt: skip
+            twin = next((r for r in measured if all(r[k] == v for k, v in same.items())), None)
+            if twin is not None:
+                return {**twin, "strategy": "auto", "chosen": plan.strategy,
+                        "date": datetime.date.today().isoformat()}  # fmt: skip
+        run = finetune.run(recipe, *options.set)
+        result = run.result
+        plan = Plan.from_yaml((run.path / "plan.yaml").read_text(encoding="utf-8"))
     finally:
         shutil.rmtree(scratch)
     test = result["test"]
@@ -88,7 +115,8 @@ def measure(case: Case, strategy: str, seed: int, options: argparse.Namespace) -
             "low": round(test["interval"][0], 4), "high": round(test["interval"][1], 4), "test_n": test["n"],
             "train_n": result["train_n"], "seconds": round(result["seconds"], 1),
             "trained_parameters": result["trained_parameters"], "image_size": result["image_size"],
-            "limit": limit or "", "epochs": options.epochs or "", "version": finetune.__version__,
+            "limit": limit or "", "epochs": options.epochs or "", "settings": " ".join(options.set),
+            "plan": digest(plan), "version": finetune.__version__,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
             "date": datetime.date.today().isoformat()}  # fmt: skip
 
@@ -146,10 +174,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of data sets (default: all)")
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES), help="any registered ones")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only-seeds", type=int, nargs="*", help="these instead of the first --seeds")
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--limit", type=int, help="training images of a class, at most")
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="any recipe keys")
     parser.add_argument("--table", action="store_true", help="print the table of the CSV and stop")
     options = parser.parse_args()
     if options.table:
@@ -162,17 +192,18 @@ def main() -> None:
         writer = csv.DictWriter(file, COLUMNS)
         if new:
             writer.writeheader()
-        for seed in range(options.seeds):
+        for seed in options.only_seeds or range(options.seeds):
             for case in CASES:
                 if options.only and case.name not in options.only:
                     continue
                 for strategy in options.strategies:
                     limit = min(filter(None, (case.per_class, options.limit)), default=None)
                     wanted = (case.name, Path(options.backbone).stem, strategy, str(seed),
-                              str(limit or ""), str(options.epochs or ""))  # fmt: skip
-                    if wanted in {key(r) for r in read(options.out)}:
+                              str(limit or ""), str(options.epochs or ""), " ".join(options.set))  # fmt: skip
+                    measured = read(options.out)
+                    if wanted in {key(r) for r in measured}:
                         continue
-                    row = measure(case, strategy, seed, options)
+                    row = measure(case, strategy, seed, options, measured)
                     writer.writerow(row)
                     file.flush()
                     print(
