@@ -57,7 +57,8 @@ CASES = (
     Case("tinyimagenet_target25", "tinyimagenet_target25", "similar, much"),
 )
 COLUMNS = ("case", "cell", "backbone", "strategy", "chosen", "seed", "accuracy", "low", "high", "test_n", "train_n",
-           "seconds", "trained_parameters", "image_size", "limit", "epochs", "settings", "plan", "version", "machine", "date")  # fmt: skip
+           "seconds", "trained_parameters", "image_size", "limit", "epochs", "settings", "plan", "version",
+           "machine", "date")  # fmt: skip
 
 
 def key(row: dict[str, str]) -> tuple[str, ...]:
