@@ -1,7 +1,9 @@
-"""Which curves are made: a fault, a severity and a setting each, in three parts that share no severity.
+"""Which curves are made: a fault, a severity and a setting each, in four parts that share no severity.
 
-Thresholds of the coach were chosen on ``tune``. ``judge`` was to be the verdict; what it showed changed the rules,
-so it counts as looked at, and the verdict is about ``final``, which was made and judged after the last change.
+Thresholds of the coach were chosen on ``tune``. ``judge`` and then ``final`` were to be the verdict; what they showed
+changed the rules, so they count as looked at, and the verdict is about ``verdict``, made and judged after the last
+change. In that part a fault has to do harm: a setting that ends as well as the same one without its fault, by
+validation accuracy, is drawn anew.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ FAULTS = (
     "lr too high", "lr too low", "diverged", "bad initialisation", "overfitting", "underfitting",
     "wrong direction", "validation too small", "plateau", "label noise",
 )  # fmt: skip
-PARTS = ("tune", "judge", "final")
+PARTS = ("tune", "judge", "final", "verdict")
 PER_FAULT = 5
 """Curves of each fault in each part."""
 HEALTHY = 24
@@ -61,6 +63,8 @@ class Setting:
     noisy_val: bool = False
     """Whether the validation labels are redrawn alike."""
     seed: int = 0
+    draw: int = 0
+    """How many settings were drawn before it for the same place and did no harm."""
 
 
 LEVELS: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -82,6 +86,12 @@ LEVELS: dict[str, dict[str, tuple[Any, ...]]] = {
         "few": (45, 90), "tiny": (2, 3), "val": (14, 28), "noise": (0.25, 0.38),
         "stuck sgd": (9, 10.5), "stuck adamw": (25, 30),
     },
+    "verdict": {
+        "batch": (18, 36), "n": (330, 620), "width": (44, 72), "warmup": (0.03, 0.12), "log": (7, 9),
+        "high": (60, 120), "low": (1 / 60, 1 / 250), "nan": (7e3, 8e4), "big": (5.5, 7), "small": (0.11, 0.15),
+        "few": (55, 70), "tiny": (3, 4), "val": (18, 26), "noise": (0.28, 0.36),
+        "stuck sgd": (6, 8), "stuck adamw": (16, 22),
+    },
 }  # fmt: skip
 RATES = {"sgd": 0.03, "adamw": 2e-3}
 """Good learning rates of the small networks."""
@@ -90,17 +100,29 @@ OWN_RATES = {"sgd": 0.05, "adamw": 2e-3}
 
 
 def settings() -> list[Setting]:
-    """All curves, in a fixed order."""
+    """The first draw of all curves, in a fixed order."""
     found = []
     for part in PARTS:
         for fault in FAULTS:
-            found += [_draw(part, fault, i) for i in range(PER_FAULT)]
-        found += [_draw(part, "healthy", i) for i in range(HEALTHY)]
+            found += [drawn(part, fault, i)[0] for i in range(PER_FAULT)]
+        found += [drawn(part, "healthy", i)[0] for i in range(HEALTHY)]
     return found
 
 
-def _draw(part: str, fault: str, i: int) -> Setting:
-    level, rng = LEVELS[part], random.Random(zlib.crc32(f"{part} {fault} {i}".encode()))
+HARMFUL = ("lr too high", "lr too low", "bad initialisation", "overfitting", "underfitting", "plateau", "label noise")
+"""Faults that cost validation accuracy where they are any; the others break a training, or its measurement."""
+
+
+def drawn(part: str, fault: str, i: int, draw: int = 0) -> tuple[Setting, Setting]:
+    """Setting ``i`` of a fault, and the same without it; ``draw`` counts those that were passed over."""
+    text = f"{part} {fault} {i}" + (f" {draw}" if draw else "")
+    plain = _plain(part, fault, i, random.Random(zlib.crc32(text.encode())))
+    whole = replace(_healthy(plain, LEVELS[part], i), name=f"{plain.name}, without", fault="healthy")
+    return replace(_FAULTY[fault](plain, LEVELS[part], i), draw=draw), whole
+
+
+def _plain(part: str, fault: str, i: int, rng: random.Random) -> Setting:
+    level = LEVELS[part]
     pick: Callable[[str], Any] = lambda key: level[key][(i + rng.randrange(2)) % 2]  # noqa: E731
     optimizer = ("sgd", "adamw")[i % 2]
     plain = Setting(
@@ -119,7 +141,7 @@ def _draw(part: str, fault: str, i: int) -> Setting:
             n_train=min(plain.n_train, 500), n_val=200, epochs=6, log_every=max(2, plain.log_every // 2),
             jitter=0.0, width=0, decay=1e-4,
         )  # fmt: skip
-    return _FAULTY[fault](plain, level, i)
+    return plain
 
 
 _OWN = {
@@ -152,7 +174,7 @@ def _init(s: Setting, level: Any, i: int) -> Setting:
         return replace(s, scale=level["big"][i % 4 // 2])
     # Tiny weights: the flat start ends after a while where there are enough steps. Adam undoes them in a few, as the
     # first two parts showed: no fault is left to be seen.
-    if s.part == "final":
+    if s.part in ("final", "verdict"):
         s = replace(s, optimizer="sgd", lr=RATES["sgd"], epochs=16)
     small = level["small"][i % 2] * (0.1 if s.optimizer == "adamw" else 1.0)
     return replace(s, scale=small, n_train=600, batch=16)
@@ -165,7 +187,7 @@ def _over(s: Setting, level: Any, i: int) -> Setting:
 
 
 def _under(s: Setting, level: Any, i: int) -> Setting:
-    if s.loop == "own" and s.part == "final":  # a head on random features is too slow to show anything
+    if s.loop == "own" and s.part in ("final", "verdict"):  # a head on random features is too slow to show anything
         s = replace(s, loop="plain", lr=RATES[s.optimizer])
     if s.loop == "own":
         return replace(s, net="frozen", data="digits", lr=30 * s.lr)  # random features are small
@@ -202,7 +224,7 @@ def _healthy(s: Setting, level: Any, i: int) -> Setting:
     if s.loop == "own":
         return replace(s, data="digits", n_train=500, schedule="cosine")
     # Enough images for the task: with half of them these networks overfit, and the coach is right to say so.
-    return replace(s, n_train={"tune": 900, "judge": 1000, "final": 950}[s.part], batch=max(32, s.batch))
+    return replace(s, n_train={"tune": 900, "judge": 1000, "final": 950, "verdict": 980}[s.part], batch=max(32, s.batch))
 
 
 _FAULTY: dict[str, Callable[[Setting, Any, int], Setting]] = {
