@@ -79,8 +79,8 @@ class DataRecipe(_Section):
     """What comes in."""
 
     path: str | None = None
-    """Folder with one sub-folder per class, with or without train/ val/ test/ above the classes; or a table
-    (CSV, TSV, JSON lines, Parquet) with a row per image."""
+    """Folder with one sub-folder per class, with or without train/ val/ test/ above the classes; a table (CSV, TSV,
+    JSON lines, Parquet) with a row per image; or an archive (zip, tar, tar.gz) of either, read in place."""
     image_column: str | None = None
     """Of a table: the column of image paths; default: path, image, file ..., the first that is there."""
     label_column: str | None = None

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from finetune.audit.names import NameGroups, name_groups, similar_classes
 from finetune.audit.outliers import outliers
 from finetune.audit.thumbnails import blank, thumbnails
 from finetune.data.imageset import ImageSet, Joined
+from finetune.data.place import Place
 from finetune.errors import DataError, must
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Audit:
 
     source: str
     names: tuple[str, ...]
-    files: tuple[Path | None, ...]
+    files: tuple[Place | None, ...]
     splits: tuple[str, ...]
     """The split of each image: all, train, val or test."""
     classes: tuple[str, ...]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.audit.audit import Audit
+from finetune.data.archive import Member
+from finetune.data.place import BETWEEN, Place
 from finetune.errors import DataError, must
 
 _RANK = {"test": 0, "val": 1, "train": 2, "all": 2}
@@ -59,7 +61,7 @@ def as_csv(audit: Audit, cleaned: Cleaned, folder: Path) -> str:
     writer.writerow(header)
     for index in cleaned.kept:
         path = audit.files[index]
-        if path is None:
+        if not isinstance(path, (Path, Member)):
             raise DataError(
                 must("--fix", "asked for images in files", f"{audit.names[index]}, which is none")
             )
@@ -70,8 +72,10 @@ def as_csv(audit: Audit, cleaned: Cleaned, folder: Path) -> str:
     return out.getvalue()
 
 
-def _from(path: Path, folder: Path) -> str:
+def _from(path: Place, folder: Path) -> str:
     """Relative to the list where that is possible: another drive has no relative path."""
+    if not isinstance(path, Path):
+        return f"{_from(path.within(), folder)}{BETWEEN}{path.inner}"
     try:
         return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
     except ValueError:

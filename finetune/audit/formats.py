@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
+from finetune.data.place import Inside, Place
 from finetune.data.threads import for_each
 
 RARE = 0.01
@@ -36,7 +37,7 @@ class Formats:
     """Images that EXIF turns; they are read upright."""
 
 
-def formats(paths: Sequence[Path | None], threads: int = 1) -> Formats:
+def formats(paths: Sequence[Place | None], threads: int = 1) -> Formats:
     """Open each file's header. ``paths``: None where an image is no file."""
     kinds: list[str | None] = [None] * len(paths)
     turned = [False] * len(paths)
@@ -46,7 +47,7 @@ def formats(paths: Sequence[Path | None], threads: int = 1) -> Formats:
         if path is None:
             return
         try:
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(path.read_bytes()) if isinstance(path, Inside) else path) as image:
                 kinds[index] = "JPEG" if image.format == "MPO" else image.format
                 turned[index] = image.getexif().get(_ROTATED, 1) not in (0, 1)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"ignore_unknown_options": False})
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--data", metavar="PATH", help="Folder with one sub-folder per class, or a table (CSV ...).")
+@click.option(
+    "--data", metavar="PATH", help="Folder with one sub-folder per class, a table (CSV ...), an archive."
+)
 @click.option(
     "--group-by",
     metavar="WHAT",

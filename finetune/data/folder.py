@@ -16,6 +16,7 @@ from finetune.data.decode import MAX_PIXELS, check, is_image, open_rgb
 from finetune.data.imageset import ImageInfo, ImageSet, Quarantined
 from finetune.data.layout import looks_like_image
 from finetune.data.memory import BYTES_A_PIXEL, MEBI, budget
+from finetune.data.place import Inside, Place, size_of
 from finetune.data.threads import for_each
 from finetune.errors import DataError
 from finetune.task import SINGLE_LABEL, Task
@@ -28,7 +29,7 @@ MAX_FILE_BYTES = 1024 * MEBI
 class Checked:
     """A file that was opened and found whole."""
 
-    path: Path
+    path: Place
     name: str
     """Path relative to the data folder, or as the table has it."""
     fingerprint: bytes
@@ -99,7 +100,7 @@ class FolderImages(ImageSet):
     def load(self, index: int) -> Image.Image:
         file = self.files[index]
         kept = self._decoded.get(file.name)
-        return kept if kept is not None else open_rgb(file.path, self._max_pixels)
+        return kept if kept is not None else open_rgb(_source(file), self._max_pixels, str(file.path))
 
     def name(self, index: int) -> str:
         return self.files[index].name
@@ -110,7 +111,7 @@ class FolderImages(ImageSet):
     def info(self, index: int) -> ImageInfo:
         return self.files[index].info
 
-    def file(self, index: int) -> Path:
+    def file(self, index: int) -> Place:
         return self.files[index].path
 
 
@@ -120,7 +121,7 @@ def default_decoded() -> Decoded:
 
 
 def check_files(
-    files: Sequence[tuple[Path, str]], *, max_pixels: int, workers: int, decoded: Pixels
+    files: Sequence[tuple[Place, str]], *, max_pixels: int, workers: int, decoded: Pixels
 ) -> list[Checked | Quarantined | None]:
     """Open every file (path, name) once, in threads. One result a file, in order.
 
@@ -136,11 +137,23 @@ def check_files(
     return results
 
 
-def _check(path: Path, name: str, max_pixels: int, decoded: Pixels) -> Checked | Quarantined | None:
+def _source(file: Checked) -> Path | bytes:
+    """What to decode. Raises DataError where an archive can no longer be read."""
+    if not isinstance(file.path, Inside):
+        return file.path
+    try:
+        return file.path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"Image {str(file.path)!r} must be readable. Got {error.strerror or error} instead."
+        ) from None
+
+
+def _check(path: Place, name: str, max_pixels: int, decoded: Pixels) -> Checked | Quarantined | None:
     suffix = path.suffix.lower()
     claims = looks_like_image(path)
     try:
-        size = path.stat().st_size
+        size = size_of(path)
         if size > MAX_FILE_BYTES:
             return Quarantined(name, f"is larger than {MAX_FILE_BYTES // MEBI} MiB") if claims else None
         data = path.read_bytes()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from finetune.data.place import Place
 from finetune.task import REGRESSION, SINGLE_LABEL, Task
 
 
@@ -71,8 +71,8 @@ class ImageSet(ABC):
         image = self.load(index)
         return ImageInfo(image.width, image.height, image.mode)
 
-    def file(self, index: int) -> Path | None:
-        """The file that holds the image; None where none does."""
+    def file(self, index: int) -> Place | None:
+        """The file that holds the image, or its place in an archive; None where none does."""
         return None
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
@@ -102,7 +102,7 @@ class Subset(ImageSet):
     def info(self, index: int) -> ImageInfo:
         return self.base.info(int(self.indices[index]))
 
-    def file(self, index: int) -> Path | None:
+    def file(self, index: int) -> Place | None:
         return self.base.file(int(self.indices[index]))
 
 
@@ -137,7 +137,7 @@ class Joined(ImageSet):
         part, i = self._where(index)
         return part.info(i)
 
-    def file(self, index: int) -> Path | None:
+    def file(self, index: int) -> Place | None:
         part, i = self._where(index)
         return part.file(i)
 

@@ -7,24 +7,29 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from finetune.data.archive import Branch
 from finetune.data.decode import IMAGE_SUFFIXES
+from finetune.data.place import Place
 from finetune.errors import DataError
 
-_ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
           "dev": "val", "test": "test", "testing": "test"}  # fmt: skip
 _SKIPPED = {"__MACOSX", "@eaDir", "__pycache__", "$RECYCLE.BIN", "System Volume Information"}
 
 EXPECTED = "a folder with one sub-folder of images per class, with or without train/ val/ test/ above them"
 
-ClassFiles = dict[str, list[Path]]
+ClassFiles = dict[str, list[Place]]
 """Class name -> files below that class folder, sorted."""
+
+Folder = Path | Branch
+"""A folder on the disk, or inside an archive."""
 
 
 @dataclass(frozen=True)
 class Layout:
     """Candidate files by split ("all" where the folder has no splits) and class."""
 
-    root: Path
+    root: Folder
     splits: dict[str, ClassFiles]
     folders: dict[str, str]
     """Split -> the folder's own name (``valid``), for messages."""
@@ -40,24 +45,35 @@ def find_layout(path: str | Path | None) -> Layout:
         raise DataError(f"data.path must be {EXPECTED}. Got {str(path)!r} instead, which does not exist.")
     if not root.is_dir():
         raise DataError(
-            f"data.path must be {EXPECTED}. Got {str(path)!r} instead, which is a file. "
-            "Unpack it if it is an archive."
+            f"data.path must be {EXPECTED}. Got {str(path)!r} instead, which is a file and neither a table nor an "
+            "archive by its name."
         )
+    return layout_of(root)
+
+
+def layout_of(root: Folder) -> Layout:
+    """Splits and classes of a folder that is there. Raises DataError."""
     roles = _roles(root)
     # Only where there are split folders: it looks into every other one.
-    others = [d for d in subfolders(root) if roles and d.name.lower() not in _ROLES and _has_candidates(d)]
+    others = [d for d in subfolders(root) if roles and d.name.lower() not in ROLES and _has_candidates(d)]
     if _is_split(roles, others):
         return _split_layout(root, roles, others)
     return _flat_layout(root)
 
 
-def subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Folder) -> list[Folder]:
     """Visible sub-folders, sorted by name."""
-    return sorted(Path(d.path) for d in _entries(folder) if d.is_dir() and not _hidden(d.name))
+    if isinstance(folder, Branch):
+        return [folder.folders[name] for name in sorted(folder.folders) if not _hidden(name)]
+    return [*sorted(Path(d.path) for d in _entries(folder) if d.is_dir() and not _hidden(d.name))]
 
 
-def candidates(folder: Path) -> list[Path]:
+def candidates(folder: Folder) -> list[Place]:
     """All visible files below a folder, at any depth, sorted; links are followed, circles are not."""
+    if isinstance(folder, Branch):
+        below: list[Place] = [file for name, file in folder.files.items() if not _hidden(name)]
+        below += [file for sub in subfolders(folder) for file in candidates(sub)]
+        return sorted(below, key=lambda file: str(file).split("/"))
     found: list[Path] = []
     seen: set[str] = set()
     stack = [folder]
@@ -74,10 +90,10 @@ def candidates(folder: Path) -> list[Path]:
                 stack.append(Path(entry.path))
             elif entry.is_file() or entry.is_symlink():  # a dangling link is reported, not overlooked
                 found.append(Path(entry.path))
-    return sorted(found)
+    return [*sorted(found)]
 
 
-def looks_like_image(path: Path) -> bool:
+def looks_like_image(path: Place) -> bool:
     """Whether the name claims to be an image."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
@@ -94,32 +110,36 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name in _SKIPPED
 
 
-def _has_candidates(folder: Path) -> bool:
+def _has_candidates(folder: Folder) -> bool:
     return any(looks_like_image(f) for f in candidates(folder))
 
 
-def _loose(folder: Path) -> int:
+def _loose(folder: Folder) -> int:
+    if isinstance(folder, Branch):
+        return sum(1 for name, f in folder.files.items() if not _hidden(name) and looks_like_image(f))
     return sum(
         1 for f in _entries(folder) if not _hidden(f.name) and looks_like_image(Path(f.name)) and f.is_file()
     )
 
 
-def _class_folders(folder: Path) -> list[Path]:
+def class_folders(folder: Folder) -> list[Folder]:
+    """Sub-folders with any file below them."""
     return [d for d in subfolders(folder) if candidates(d)]
 
 
-def _class_name(folder: Path) -> str:
-    """macOS stores accents decomposed: without this the same name in train/ and val/ would be two classes."""
+def class_name(folder: Folder) -> str:
+    """A folder's name in composed form: macOS stores accents decomposed, and the same name in train/ and val/ would be
+    two classes."""
     return unicodedata.normalize("NFC", folder.name)
 
 
-def _roles(root: Path) -> dict[str, Path]:
-    roles: dict[str, Path] = {}
+def _roles(root: Folder) -> dict[str, Folder]:
+    roles: dict[str, Folder] = {}
     for folder in subfolders(root):
-        role = _ROLES.get(folder.name.lower())
+        role = ROLES.get(folder.name.lower())
         if role is None:
             continue
-        if role in roles and _class_folders(folder):
+        if role in roles and class_folders(folder):
             raise DataError(
                 f"{str(root)!r} must hold one {role} folder. "
                 f"Got {roles[role].name!r} and {folder.name!r} instead. Remove or merge one of them."
@@ -128,7 +148,7 @@ def _roles(root: Path) -> dict[str, Path]:
     return roles
 
 
-def _is_split(roles: dict[str, Path], others: list[Path]) -> bool:
+def _is_split(roles: dict[str, Folder], others: list[Folder]) -> bool:
     """Split folders, or classes that happen to be called ``train`` (a railway) or ``test``?
 
     Only split folders: splits. With other folders beside them: splits if they share a class.
@@ -139,11 +159,11 @@ def _is_split(roles: dict[str, Path], others: list[Path]) -> bool:
         return True
     if "train" not in roles or len(roles) < 2:
         return False
-    inside = {role: {_class_name(d) for d in _class_folders(folder)} for role, folder in roles.items()}
+    inside = {role: {class_name(d) for d in class_folders(folder)} for role, folder in roles.items()}
     return any(inside["train"] & names for role, names in inside.items() if role != "train")
 
 
-def _split_layout(root: Path, roles: dict[str, Path], others: list[Path]) -> Layout:
+def _split_layout(root: Folder, roles: dict[str, Folder], others: list[Folder]) -> Layout:
     if "train" not in roles:
         names = " and ".join(f"{f.name}/" for f in roles.values())
         raise DataError(
@@ -168,7 +188,7 @@ def _split_layout(root: Path, roles: dict[str, Path], others: list[Path]) -> Lay
     return Layout(root, splits, {role: folder.name for role, folder in roles.items()}, notes)
 
 
-def _flat_layout(root: Path) -> Layout:
+def _flat_layout(root: Folder) -> Layout:
     classes, notes = _read_classes(root)
     if not classes:
         if loose := _loose(root):
@@ -179,17 +199,18 @@ def _flat_layout(root: Path) -> Layout:
         raise DataError(f"{str(root)!r} must be {EXPECTED}. Got a folder without images instead.")
     if len(classes) == 1:
         (only,) = classes
-        deeper = [d.name for d in _class_folders(root / only)] if (root / only).is_dir() else []
+        inside = next(d for d in subfolders(root) if class_name(d) == only)
+        deeper = [d.name for d in class_folders(inside)]
         remedy = "Add a folder with images of another class: a classifier needs something to tell apart."
         if len(deeper) > 1:
-            remedy = f"Did you mean {str(root / only)!r}, which has {len(deeper)} sub-folders?"
+            remedy = f"Did you mean {str(inside)!r}, which has {len(deeper)} sub-folders?"
         raise DataError(f"{str(root)!r} must hold at least 2 classes. Got only {only!r} instead. {remedy}")
-    for name in (name for name in classes if name.lower() in _ROLES):
+    for name in (name for name in classes if name.lower() in ROLES):
         notes.append(f"Folder {name}/ is taken for a class, not for a split: other classes lie beside it.")
     return Layout(root, {"all": classes}, {"all": root.name}, notes)
 
 
-def _read_classes(folder: Path) -> tuple[ClassFiles, list[str]]:
+def _read_classes(folder: Folder) -> tuple[ClassFiles, list[str]]:
     classes: ClassFiles = {}
     notes = []
     for sub in subfolders(folder):
@@ -197,7 +218,7 @@ def _read_classes(folder: Path) -> tuple[ClassFiles, list[str]]:
         if not files:
             notes.append(f"Folder {sub.name}/ has no images and is skipped.")
             continue
-        classes.setdefault(_class_name(sub), []).extend(files)
+        classes.setdefault(class_name(sub), []).extend(files)
     if classes and (loose := _loose(folder)):
         notes.append(f"{loose} images directly in {folder.name}/ have no class and are skipped.")
     return classes, notes

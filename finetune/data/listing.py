@@ -9,6 +9,7 @@ from pathlib import Path
 
 from finetune.data.imageset import Quarantined
 from finetune.data.layout import Layout
+from finetune.data.place import Place, called
 from finetune.errors import DataError, must
 
 UNLABELLED = "has no "
@@ -19,7 +20,7 @@ UNLABELLED = "has no "
 class Row:
     """One image that a source names."""
 
-    path: Path
+    path: Place
     name: str
     """What it is called in messages and prediction tables."""
     label: str
@@ -64,8 +65,9 @@ class Listing:
 
 def of_layout(layout: Layout) -> Listing:
     """The files of a folder tree, labelled by their class folder."""
+    root = layout.root if isinstance(layout.root, Path) else None
     rows = tuple(
-        Row(path, path.relative_to(layout.root).as_posix(), name, split)
+        Row(path, called(path, root), name, split)
         for split, classes in layout.splits.items()
         for name, files in classes.items()
         for path in files

@@ -14,10 +14,9 @@ from finetune.data import ahead
 from finetune.data.datasets import DatasetImages, ReadDataset, class_names, labels_text, number_text
 from finetune.data.folder import Checked, FolderImages, Pixels, check_files, default_decoded
 from finetune.data.imageset import DataBundle, ImageSet, Quarantined
-from finetune.data.layout import find_layout
-from finetune.data.listing import Listing, Row, grouped, groups_of, of_layout
+from finetune.data.listing import Listing, Row, groups_of
+from finetune.data.sources import listed
 from finetune.data.splitting import split_sets
-from finetune.data.table import is_table, read_table
 from finetune.data.targets import encode, task_of
 from finetune.data.threads import worker_count
 from finetune.errors import DataError, must
@@ -62,7 +61,7 @@ def read_folder(recipe: DataRecipe, decoded: Pixels | None = None) -> ReadFolder
 
     ``decoded`` keeps images that were decoded on the way; default: what ``default_decoded`` has room for.
     """
-    listing, mark = _listed(recipe)
+    listing, mark = listed(recipe)
     main = "train" if "train" in listing.splits else "all"
     if main not in listing.splits:
         raise DataError(f"{recipe.path!r} must have training images. Got only {listing.splits[0]} instead.")
@@ -110,17 +109,6 @@ def read_folder(recipe: DataRecipe, decoded: Pixels | None = None) -> ReadFolder
         if found_groups is not None:
             groups[split] = tuple(found_groups)
     return ReadFolder(given, listing.called, tuple(notes), quarantined, str(recipe.path), groups)
-
-
-def _listed(recipe: DataRecipe) -> tuple[Listing, str]:
-    """What the source names, and what follows a split's name in messages."""
-    if recipe.path is not None and is_table(recipe.path) and not Path(recipe.path).expanduser().is_dir():
-        listing, mark = read_table(recipe), ""
-    else:
-        listing, mark = of_layout(find_layout(recipe.path)), "/"
-    if recipe.group_by is not None and (mark or "(" in recipe.group_by):
-        listing = grouped(listing, recipe.group_by)
-    return listing, mark
 
 
 def from_datasets(

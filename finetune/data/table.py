@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from finetune.data.archive import is_archive, plain_name, read_archive
+from finetune.data.columns import Columns, is_table, read_columns, rows_in, text_of, texts
 from finetune.data.imageset import Quarantined
 from finetune.data.listing import UNLABELLED, Listing, Row
+from finetune.data.place import BETWEEN, Place, called
 from finetune.errors import DataError, did_you_mean, must
 from finetune.recipe import DataRecipe
-
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 _IMAGE = ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
 _LABEL = ("label", "class", "target", "category", "y", "label_name", "class_name", "labels")
@@ -22,160 +22,159 @@ _SPLIT = ("split", "set", "subset", "fold_name", "partition")
 _ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
           "dev": "val", "test": "test", "testing": "test"}  # fmt: skip
 _SHOWN = 5
+_STATS = 64
+"""Files of a folder that are asked for one by one before the folder is listed."""
 
-Record = Mapping[str, Any]
-
-
-def is_table(path: str | Path) -> bool:
-    """Whether the name is that of a table.
-
-    >>> is_table("labels.csv"), is_table("photos")
-    (True, False)
-    """
-    return Path(path).suffix.lower() in SUFFIXES
+Find = Callable[[str], Place | None]
+"""From a path in the table to the image there; None where there is none."""
 
 
-def read_table(recipe: DataRecipe, prefer: bool = False) -> Listing:
+def read_table(
+    recipe: DataRecipe, prefer: bool = False, table: Place | None = None, find: Find | None = None
+) -> Listing:
     """The rows of the table ``recipe.path``; no image is opened.
 
     Columns are those that the recipe names, else the first of the usual names. Relative paths start at
-    ``recipe.root``, else at the table's folder. Entries without a label, and files that are not there, are set
-    aside; but no label means none of the labels where the recipe says that the task is multi-label. Lists of
-    labels (JSON, Parquet) are joined by the recipe's separator. With ``prefer`` a column that the recipe names
-    may be missing. Raises DataError, naming what is wrong with the table.
+    ``recipe.root``, else at the table's folder; ``photos.zip!/a.jpg`` lies in an archive. Entries without a label, and
+    files that are not there, are set aside; but no label means none of the labels where the recipe says that the
+    task is multi-label. Lists of labels (JSON, Parquet) are joined by the recipe's separator. With ``prefer`` a
+    column that the recipe names may be missing. ``table`` and ``find``: a table that lies elsewhere, and its images.
+    Raises DataError, naming what is wrong with the table.
     """
-    table = Path(str(recipe.path)).expanduser()
-    if not table.is_file():
-        raise DataError(
-            must("data.path", "an existing folder or table", f"{str(table)!r}, which does not exist")
-        )
-    records = _records(table)
-    if not records:
+    table = table or Path(str(recipe.path)).expanduser()
+    root = Path(recipe.root).expanduser() if recipe.root is not None else None
+    if isinstance(table, Path):
+        if not table.is_file():
+            raise DataError(
+                must("data.path", "an existing folder or table", f"{str(table)!r}, which does not exist")
+            )
+        root = root or table.parent
+    columns = read_columns(table)
+    if not rows_in(columns):
         raise DataError(f"{str(table)!r} must hold a row per image below its header. Got none instead.")
-    columns = list(dict.fromkeys(key for record in records for key in record))
     asked = [
         None if prefer and name not in columns else name
         for name in (recipe.image_column, recipe.label_column)
     ]
-    image = _column(table, columns, asked[0], _IMAGE, "image")
-    label = _column(table, columns, asked[1], _LABEL, "label")
-    split = _split_column(table, columns, recipe, records)
-    group = _group_column(table, columns, recipe)
-    root = Path(recipe.root).expanduser() if recipe.root is not None else table.parent
-    lists = any(isinstance(record.get(label), list) for record in records)
+    names = list(columns)
+    image = _column(table, names, asked[0], _IMAGE, "image")
+    label = _column(table, names, asked[1], _LABEL, "label")
+    split = _split_column(table, names, recipe, columns)
+    group = _group_column(table, names, recipe)
+    lists = any(isinstance(cell, list) for cell in columns[label])
     if lists:
-        records = [{**r, label: _joined(table, r.get(label), recipe.label_separator)} for r in records]
-    listing = _listing(table, records, root, image, label, split, group, recipe.task == "multi-label")
+        columns[label] = [_joined(table, cell, recipe.label_separator) for cell in columns[label]]
+    if find is None:
+        assert root is not None
+        find = OnDisk(root)
+    listing = _listing(table, columns, find, root, image, label, split, group, recipe.task == "multi-label")
     return replace(listing, label_name=label.strip() or "value", lists=lists)
 
 
+class OnDisk:
+    """Finds files below a folder, and members of archives there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._asked: dict[str, int] = {}
+        self._held: dict[str, frozenset[str]] = {}
+        self._archives: dict[Path, Find] = {}
+
+    def __call__(self, name: str) -> Place | None:
+        if BETWEEN in name:
+            outer, _, inner = name.partition(BETWEEN)
+            return self._within(self.root / outer, inner)
+        path = self.root / name
+        folder, last = os.path.split(path)
+        held = self._held.get(folder)
+        if held is None:
+            self._asked[folder] = asked = self._asked.get(folder, 0) + 1
+            if asked == _STATS:  # one listing is cheaper than so many questions
+                self._held[folder] = _files(folder)
+        elif last in held:
+            return path
+        return path if path.is_file() else None  # the listing may write a name in another way
+
+    def _within(self, archive: Path, inner: str) -> Place | None:
+        if not is_archive(archive) or not archive.is_file():
+            return None
+        if archive not in self._archives:
+            self._archives[archive] = read_archive(archive).root.find
+        return self._archives[archive](plain_name(inner))
+
+
+def _files(folder: str) -> frozenset[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except OSError:
+        return frozenset()
+
+
 def _listing(
-    table: Path, records: Sequence[Record], root: Path, image: str, label: str, split: str | None,
+    table: Place, columns: Columns, find: Find, root: Path | None, image: str, label: str, split: str | None,
     group: str | None, unlabelled: bool,
 ) -> Listing:  # fmt: skip
-    rows: dict[tuple[str, str], Row] = {}
+    rows: list[Row] = []
+    first: dict[str, int] = {}
+    roles: dict[str, set[str]] = {}
     torn: dict[str, set[str]] = {}
     aside, missing, repeated = [], 0, 0
-    for record in records:
-        name, given = _text(record.get(image)), _text(record.get(label))
+    count = rows_in(columns)
+    nothing = [None] * count
+    splits = nothing if split is None else columns[split]
+    groups = nothing if group is None else columns[group]
+    role_of = {} if split else {"": "all"}
+    for cell, given, part, member in zip(columns[image], columns[label], splits, groups, strict=True):
+        name, given = text_of(cell), text_of(given)
         if not name:
             aside.append(Quarantined("", f"{UNLABELLED}{image!r} in a row of {table.name}"))
             continue
-        path = root / name
         if not given and not unlabelled:
             aside.append(Quarantined(name, f"{UNLABELLED}{label!r} in {table.name}"))
             continue
-        if not path.is_file():
+        path = find(name)
+        if path is None:
             missing += 1
             aside.append(Quarantined(name, f"is listed in {table.name}, but there is no such file"))
             continue
-        role = _role(table, record.get(split), split) if split else "all"
-        row = Row(path, name, given, role, _text(record.get(group)) or None if group else None)
-        torn.setdefault(name, set()).add(given)
-        repeated += (name, role) in rows
-        rows.setdefault((name, role), row)
-    conflicts = {name: labels for name, labels in torn.items() if len(labels) > 1}
-    if conflicts:
-        name, labels = next(iter(conflicts.items()))
+        if not isinstance(path, Path):
+            name = called(path)
+        part = text_of(part)
+        role = role_of.get(part) or role_of.setdefault(part, _role(table, part, str(split)))
+        place = first.setdefault(name, len(rows))
+        if place < len(rows):
+            if rows[place].label != given:
+                torn.setdefault(name, {rows[place].label}).add(given)
+            here = roles.setdefault(name, {rows[place].split})
+            if role in here:
+                repeated += 1
+                continue
+            here.add(role)
+        rows.append(Row(path, name, given, role, text_of(member) or None))
+    if torn:
+        name, labels = next(iter(torn.items()))
         raise DataError(
-            f"{str(table)!r} must give each image one label. Got {len(conflicts)} with several instead, as "
+            f"{str(table)!r} must give each image one label. Got {len(torn)} with several instead, as "
             f"{name!r}: {' and '.join(sorted(labels)[:3])}. Remove the wrong rows."
         )
     if not rows:
-        first = next((q for q in aside if q.path), None)
-        why = f" The first, {first.path!r}, {first.reason}." if first else ""
-        where = f" Relative paths start at {str(root)!r}; data.root=DIR changes that." if missing else ""
+        entry = next((q for q in aside if q.path), None)
+        why = f" The first, {entry.path!r}, {entry.reason}." if entry else ""
+        where = (
+            f" Relative paths start at {str(root)!r}; data.root=DIR changes that." if missing and root else ""
+        )
         raise DataError(f"{str(table)!r} must list images that exist. Got none instead.{why}{where}")
     notes = []
     if repeated:
         notes.append(f"{repeated} rows of {table.name} repeat an image and are skipped.")
     if missing:
-        notes.append(f"{missing} of {len(records)} files that {table.name} lists are not there.")
-    names = {role: role if split else table.name for role in {row.split for row in rows.values()}}
-    return Listing(tuple(rows.values()), names, tuple(notes), tuple(aside), by_value=True)
+        notes.append(f"{missing} of {count} files that {table.name} lists are not there.")
+    names = {role: role if split else table.name for role in {row.split for row in rows}}
+    return Listing(tuple(rows), names, tuple(notes), tuple(aside), by_value=True)
 
 
-def _records(table: Path) -> list[Record]:
-    suffix = table.suffix.lower()
-    try:
-        if suffix == ".parquet":
-            return _parquet(table)
-        text = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            must(str(table), "text in UTF-8", f"byte {error.start} of another encoding")
-        ) from None
-    except OSError as error:
-        raise DataError(must(str(table), "a readable file", error.strerror or str(error))) from None
-    return _json_lines(table, text) if suffix in (".jsonl", ".ndjson") else _csv(table, text, suffix)
-
-
-def _csv(table: Path, text: str, suffix: str) -> list[Record]:
-    header = text.split("\n", 1)[0]
-    delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=header.count)
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
-    records: list[Record] = []
-    try:
-        for record in reader:
-            if None in record:
-                raise DataError(
-                    f"Line {reader.line_num} of {str(table)!r} must have {len(reader.fieldnames or ())} fields. "
-                    f"Got {len(record) - 1 + len(record[None])} instead. Quote fields that contain {delimiter!r}."
-                )
-            records.append(record)
-    except csv.Error as error:
-        raise DataError(f"Line {reader.line_num} of {str(table)!r} is not CSV: {error}.") from None
-    return records
-
-
-def _json_lines(table: Path, text: str) -> list[Record]:
-    records: list[Record] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"Line {number} of {str(table)!r} is not JSON: {error.msg}.") from None
-        if not isinstance(record, dict):
-            raise DataError(must(f"Line {number} of {str(table)!r}", "a JSON object", type(record).__name__))
-        records.append(record)
-    return records
-
-
-def _parquet(table: Path) -> list[Record]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise DataError("Parquet tables need pyarrow: pip install 'finetune[parquet]'.") from None
-    try:
-        records: list[Record] = parquet.read_table(table).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        raise DataError(must(str(table), "a Parquet file", str(error).splitlines()[0])) from None
-    return records
-
-
-def _column(table: Path, columns: list[str], asked: str | None, usual: Sequence[str], what: str) -> str:
+def _column(table: Place, columns: list[str], asked: str | None, usual: Sequence[str], what: str) -> str:
     if asked is not None:
         if asked not in columns:
             got = f"{asked!r}, and the table has {', '.join(map(repr, columns))}"
@@ -195,23 +194,17 @@ def _column(table: Path, columns: list[str], asked: str | None, usual: Sequence[
     )
 
 
-def _split_column(
-    table: Path, columns: list[str], recipe: DataRecipe, records: Sequence[Record]
-) -> str | None:
+def _split_column(table: Place, names: list[str], recipe: DataRecipe, columns: Columns) -> str | None:
     if recipe.split_column is not None:
-        return _column(table, columns, recipe.split_column, _SPLIT, "split")
-    for column in columns:
-        values = {_text(record.get(column)).lower() for record in records}
-        if (
-            column.strip().lower() in _SPLIT
-            and values <= _ROLES.keys()
-            and "train" in {_ROLES[v] for v in values}
-        ):
-            return column
+        return _column(table, names, recipe.split_column, _SPLIT, "split")
+    for name in names:
+        values = texts(columns[name]) if name.strip().lower() in _SPLIT else set()
+        if values and values <= _ROLES.keys() and "train" in {_ROLES[v] for v in values}:
+            return name
     return None
 
 
-def _group_column(table: Path, columns: list[str], recipe: DataRecipe) -> str | None:
+def _group_column(table: Place, columns: list[str], recipe: DataRecipe) -> str | None:
     asked = recipe.group_by
     if asked is None or "(" in asked:  # a pattern, which load.py applies to the names
         return None
@@ -227,8 +220,8 @@ def _group_column(table: Path, columns: list[str], recipe: DataRecipe) -> str | 
     )
 
 
-def _role(table: Path, value: Any, column: str) -> str:
-    role = _ROLES.get(_text(value).lower())
+def _role(table: Place, value: str, column: str) -> str:
+    role = _ROLES.get(value.lower())
     if role is None:
         raise DataError(
             must(f"Column {column!r} of {str(table)!r}", "train, val or test in every row", repr(value))
@@ -236,11 +229,11 @@ def _role(table: Path, value: Any, column: str) -> str:
     return role
 
 
-def _joined(table: Path, value: Any, separator: str) -> Any:
+def _joined(table: Place, value: Any, separator: str) -> Any:
     """A list of labels as one text; whatever else is there stays as it is."""
     if not isinstance(value, list):
         return value
-    texts = [_text(part) for part in value]
+    texts = [text_of(part) for part in value]
     odd = next((text for text in texts if separator in text), None)
     if odd is not None:
         raise DataError(
@@ -250,10 +243,4 @@ def _joined(table: Path, value: Any, separator: str) -> Any:
     return separator.join(texts)
 
 
-def _text(value: Any) -> str:
-    """A cell as text; what stands for nothing is empty. Whole floats, as tables make them, lose their .0."""
-    if value is None or (isinstance(value, float) and value != value):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
+__all__ = ["Find", "OnDisk", "is_table", "read_table"]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from finetune.data.archive import Branch, is_archive, read_archive
 from finetune.data.folder import Checked, Decoded, FolderImages, check_files, default_decoded
 from finetune.data.imageset import ImageSet, Quarantined
-from finetune.data.layout import candidates, find_layout, subfolders
-from finetune.data.listing import Row, of_layout
+from finetune.data.layout import Folder, candidates, class_name, subfolders
+from finetune.data.listing import Row
+from finetune.data.place import called
+from finetune.data.sources import archive_root, listed
 from finetune.data.table import is_table, read_table
 from finetune.data.targets import labels_of, multi_hot, number_of
 from finetune.data.threads import worker_count
@@ -41,7 +43,8 @@ def labelled_images(
     task: Task = SINGLE_LABEL,
     recipe: DataRecipe | None = None,
 ) -> Labelled:
-    """A folder per class, or ``test/`` or ``val/`` with such folders; a table; or an image set, checked.
+    """A folder per class, or ``test/`` or ``val/`` with such folders; an archive of those; a table; or an image set,
+    checked.
 
     Classes of the run without a folder are allowed; folders that are no class of the run are not. With another task
     than single-label the labels are lists, or numbers; of a table the columns that ``recipe`` names are taken.
@@ -58,15 +61,15 @@ def labelled_images(
         if task.plain:
             _require_known([row.label for row in rows], f"Every label of {str(path)!r}", classes)
     elif task.plain:
-        root = _class_root(path, classes)
-        rows, where, aside = _rows_of_folder(root, classes), f"Folder {str(root)!r}", ()
-        path = root
+        top, aside = _opened(path)
+        root = _class_root(top, classes)
+        rows, where = _rows_of_folder(root, classes), f"Folder {str(root)!r}"
+        path = Path(str(root))
     else:
-        layout = find_layout(path)
-        listing = of_layout(layout)
+        listing, _ = listed(asked.model_copy(update={"path": str(path), "group_by": None}))
         split = next((name for name in ("test", "val") if name in listing.splits), listing.splits[0])
         rows = tuple(row for row in listing.rows if row.split == split)
-        where, aside = f"Folder {str(path)!r}", ()
+        where, aside = f"Folder {str(path)!r}", listing.aside
     labels, values = _numbered(rows, classes, task, asked.label_separator)
     decoded: Decoded = default_decoded()
     results = check_files(
@@ -105,11 +108,20 @@ def _numbered(
     return np.zeros(len(rows), dtype=np.int64), multi_hot(lists, classes)
 
 
-def _rows_of_folder(root: Path, classes: tuple[str, ...]) -> tuple[Row, ...]:
+def _opened(path: Path) -> tuple[Folder, tuple[Quarantined, ...]]:
+    """The folder, or that inside of an archive, and what may not be read there."""
+    if path.is_dir() or not (is_archive(path) and path.is_file()):
+        return path, ()
+    contents = read_archive(path)
+    return archive_root(contents), contents.aside
+
+
+def _rows_of_folder(root: Folder, classes: tuple[str, ...]) -> tuple[Row, ...]:
     folders = [folder for folder in subfolders(root) if candidates(folder)]
-    _require_known([_name(folder) for folder in folders], f"Every folder of {str(root)!r}", classes)
+    _require_known([class_name(folder) for folder in folders], f"Every folder of {str(root)!r}", classes)
+    below = root if isinstance(root, Path) else None
     return tuple(
-        Row(path, path.relative_to(root).as_posix(), _name(folder))
+        Row(path, called(path, below), class_name(folder))
         for folder in folders
         for path in candidates(folder)
     )
@@ -131,17 +143,17 @@ def _require_known(names: Sequence[str], what: str, classes: tuple[str, ...]) ->
         raise DataError(must(what, f"a class of the run ({_some(classes)})", shown) + hint)
 
 
-def _class_root(root: Path, classes: tuple[str, ...]) -> Path:
+def _class_root(root: Folder, classes: tuple[str, ...]) -> Folder:
     constraint = f"a folder with sub-folders named as the run's classes ({_some(classes)})"
-    if not root.is_dir():
+    if not isinstance(root, Branch) and not root.is_dir():
         got = f"{str(root)!r}, which {'is a file' if root.exists() else 'does not exist'}"
         raise DataError(must("--data", constraint, got))
     found = subfolders(root)
-    if any(_name(folder) in classes for folder in found):
+    if any(class_name(folder) in classes for folder in found):
         return root
     inside = {folder.name.lower(): folder for folder in found}
     for split in _SPLITS:
-        if split in inside and any(_name(folder) in classes for folder in subfolders(inside[split])):
+        if split in inside and any(class_name(folder) in classes for folder in subfolders(inside[split])):
             return inside[split]
     names = _some(tuple(folder.name for folder in found)) if found else "no sub-folders"
     raise DataError(must("--data", constraint, f"{str(root)!r} with {names}"))
@@ -157,10 +169,6 @@ def _renumbered(images: ImageSet, classes: tuple[str, ...], task: Task) -> Image
     if len(images) == 0:
         raise DataError(must("The images", "at least one", 0))
     return images
-
-
-def _name(folder: Path) -> str:
-    return unicodedata.normalize("NFC", folder.name)
 
 
 def _some(names: tuple[str, ...], limit: int = 6) -> str:

@@ -272,7 +272,11 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK")
-    refused(tmp_path / "a.zip", r"a.zip' instead, which is a file. Unpack it if it is an archive")
+    refused(tmp_path / "a.zip", r"Archive .*a.zip. must be a whole zip archive")
+    (tmp_path / "a.png").write_bytes(b"x")
+    refused(
+        tmp_path / "a.png", r"a.png. instead, which is a file and neither a table nor an archive by its name"
+    )
 
 
 def test_empty_folders(tmp_path: Path) -> None:

@@ -92,6 +92,17 @@ def test_columns_splits_and_numbers(picture_folder: Path, tmp_path: Path) -> Non
         load_data(DataRecipe(path=str(write_csv(table, one)), label_column="kind", split_column="Set"), 0)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_field_may_span_lines(end: str, picture_folder: Path, tmp_path: Path) -> None:
+    rows = [f'{row["path"]},"{row["label"]}\nof the test","said ""so"", {i}"' for i, row in
+            enumerate(rows_of(picture_folder))]  # fmt: skip
+    table = tmp_path / "t.csv"
+    table.write_bytes(end.join(["path,label,note", *rows[:9], "", *rows[9:], ""]).encode())
+    bundle = load_data(DataRecipe(path=str(table), root=str(picture_folder)), 0)
+    assert bundle.classes == ("across\nof the test", "disc\nof the test", "down\nof the test")
+    assert len(bundle.train) + len(bundle.val) + len(bundle.test) == 36
+
+
 def test_rows_without_label_or_file_are_set_aside(picture_folder: Path, tmp_path: Path) -> None:
     rows = rows_of(picture_folder)
     rows += [rows[0], {"path": "gone.png", "label": "disc"}, {"path": rows[1]["path"], "label": rows[1]["label"]},
@@ -121,6 +132,7 @@ def test_rows_without_label_or_file_are_set_aside(picture_folder: Path, tmp_path
             r"must list images that exist.*'a.png', is listed.*data.root",
         ),
         ("t.csv", b"path,label\n\xff\xfe.png,x\n", "text in UTF-8. Got byte 11"),
+        ("t.csv", b'path,label\n"a.png,x\nb.png,y\n', "Line 3 of .* is not CSV: unexpected end of data"),
         ("t.jsonl", b'{"path": "a.png", "label": 1}\n{"path"\n', "Line 2 of .* is not JSON"),
         ("t.jsonl", b"[1]\n", "Line 1 of .* a JSON object. Got list"),
         (

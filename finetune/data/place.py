@@ -1,0 +1,60 @@
+"""Where the bytes of an image lie: in a file of its own, or inside of something larger that is read in place."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path, PurePosixPath
+
+BETWEEN = "!/"
+"""What stands between an archive and the path inside of it: ``photos.zip!/ants/1.jpg``."""
+
+
+class Inside(ABC):
+    """A file inside of something larger, with what is asked of a ``Path`` here; may be sent to other processes."""
+
+    __slots__ = ()
+
+    inner: str
+    """The path inside, with ``/`` between its parts."""
+    size: int
+    """Bytes; what ``read_bytes`` gives is never longer."""
+
+    @abstractmethod
+    def read_bytes(self) -> bytes:
+        """All bytes, from any thread. Raises OSError where they cannot be had, with the reason in its strerror."""
+
+    @abstractmethod
+    def within(self) -> Path:
+        """The file or folder on the disk that holds it."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path inside."""
+        return self.inner.rsplit("/", 1)[-1]
+
+    @property
+    def suffix(self) -> str:
+        """The end of the name from its last dot on, as pathlib has it."""
+        return PurePosixPath(self.name).suffix
+
+    def __str__(self) -> str:
+        return f"{self.within()}{BETWEEN}{self.inner}"
+
+
+Place = Path | Inside
+
+
+def called(place: Place, root: Path | None = None) -> str:
+    """What to call an image in messages and tables: its path below ``root``, or that in its archive.
+
+    >>> called(Path("data/cats/1.png"), Path("data"))
+    'cats/1.png'
+    """
+    if isinstance(place, Inside):
+        return f"{place.within().name}{BETWEEN}{place.inner}"
+    return (place.relative_to(root) if root is not None else place).as_posix()
+
+
+def size_of(place: Place) -> int:
+    """Bytes of the file. Raises OSError."""
+    return place.size if isinstance(place, Inside) else place.stat().st_size
