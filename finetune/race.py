@@ -200,7 +200,6 @@ def raced(decision: Decision, laps: Sequence[Lap], budget: float) -> Decision:
         chosen=won.arm,
         runner_up=others[0].arm if others else decision.runner_up,
         reasons=(*decision.reasons, said),
-        lr_factor=decision.lr_factor if won.arm == decision.chosen else 1.0,
         race=tuple(lap.to_dict() for lap in laps),
     )
 

@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the curves, or judge the coach by them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coach", description=__doc__)
     parser.add_argument("command", choices=("make", "judge"))
-    parser.add_argument("--part", choices=PARTS, help="make this part only, or look at it only and write no table")
+    parser.add_argument(
+        "--part", choices=PARTS, help="make this part only, or look at it only and write no table"
+    )
     options = parser.parse_args(arguments)
     if options.command == "make":
         make(options.part)

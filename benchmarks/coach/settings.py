@@ -109,7 +109,15 @@ def settings() -> list[Setting]:
     return found
 
 
-HARMFUL = ("lr too high", "lr too low", "bad initialisation", "overfitting", "underfitting", "plateau", "label noise")
+HARMFUL = (
+    "lr too high",
+    "lr too low",
+    "bad initialisation",
+    "overfitting",
+    "underfitting",
+    "plateau",
+    "label noise",
+)
 """Faults that cost validation accuracy where they are any; the others break a training, or its measurement."""
 
 
@@ -187,7 +195,10 @@ def _over(s: Setting, level: Any, i: int) -> Setting:
 
 
 def _under(s: Setting, level: Any, i: int) -> Setting:
-    if s.loop == "own" and s.part in ("final", "verdict"):  # a head on random features is too slow to show anything
+    if s.loop == "own" and s.part in (
+        "final",
+        "verdict",
+    ):  # a head on random features is too slow to show anything
         s = replace(s, loop="plain", lr=RATES[s.optimizer])
     if s.loop == "own":
         return replace(s, net="frozen", data="digits", lr=30 * s.lr)  # random features are small
@@ -224,7 +235,8 @@ def _healthy(s: Setting, level: Any, i: int) -> Setting:
     if s.loop == "own":
         return replace(s, data="digits", n_train=500, schedule="cosine")
     # Enough images for the task: with half of them these networks overfit, and the coach is right to say so.
-    return replace(s, n_train={"tune": 900, "judge": 1000, "final": 950, "verdict": 980}[s.part], batch=max(32, s.batch))
+    enough = {"tune": 900, "judge": 1000, "final": 950, "verdict": 980}[s.part]
+    return replace(s, n_train=enough, batch=max(32, s.batch))
 
 
 _FAULTY: dict[str, Callable[[Setting, Any, int], Setting]] = {

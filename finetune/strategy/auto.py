@@ -7,7 +7,7 @@ from typing import final
 from finetune.strategy.base import Strategy
 from finetune.strategy.context import Context
 from finetune.strategy.decision import Decision, decide, given
-from finetune.strategy.plan import GradientPhase, Plan
+from finetune.strategy.plan import Plan
 
 
 @final
@@ -38,17 +38,8 @@ def choose(ctx: Context) -> tuple[Plan, Decision]:
 
 
 def plan_of(ctx: Context, decision: Decision) -> Plan:
-    """The chosen strategy's plan, learning rates adapted to the distance from the source."""
+    """The chosen strategy's plan."""
     from finetune.strategy import STRATEGIES
 
-    plan = STRATEGIES.get(decision.chosen)().plan(ctx)
-    if decision.lr_factor == 1.0 or ctx.asked_lr is not None:
-        return plan
-    phases = tuple(_faster(phase, decision.lr_factor, ctx) if isinstance(phase, GradientPhase) else phase
-                   for phase in plan.phases)  # fmt: skip
-    return plan.model_copy(update={"phases": phases})
-
-
-def _faster(phase: GradientPhase, factor: float, ctx: Context) -> GradientPhase:
-    head = phase.head_lr if ctx.train.head_lr is not None else phase.head_lr * factor
-    return phase.model_copy(update={"lr": phase.lr * factor, "head_lr": head})
+    plan: Plan = STRATEGIES.get(decision.chosen)().plan(ctx)
+    return plan

@@ -44,8 +44,6 @@ class Decision:
     expected: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Strategy -> (accuracy, standard error), shares, where it could be measured without training."""
     evidence: Evidence | None = None
-    lr_factor: float = 1.0
-    """What the plan's learning rates are multiplied by, compared with the chosen strategy's own."""
     race: tuple[Mapping[str, Any], ...] = ()
     """What each arm did in the last round of a race, where there was one."""
 
@@ -174,12 +172,10 @@ def decide(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> Decision:
     more = evidence.more_images_for(0.05)
     if more is not None:
         reasons.append(f"About {more} more images a class should give the linear head 5 points more.")
-    far = cell[1] == "very different"
     return Decision(
         amount=amount, similarity=similarity, cell=cell,
         chosen=chosen, runner_up=runner_up, reasons=tuple(reasons),
         expected={} if evidence.blind else {"linear": linear, "multistage": multi}, evidence=evidence,
-        lr_factor=2.0 if far and chosen in ("partial", "lp-ft", "full") else 1.0,
     )  # fmt: skip
 
 
@@ -193,7 +189,6 @@ def informed(given: Decision, ctx: Context) -> Decision:
         chosen=given.chosen,
         runner_up=found.runner_up if agrees else found.chosen,
         reasons=(said, *found.reasons),
-        lr_factor=1.0,
     )
 
 

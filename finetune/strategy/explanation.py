@@ -10,7 +10,7 @@ from finetune.strategy.cost import Cost
 from finetune.strategy.decision import Decision
 from finetune.strategy.invariance import Trial
 from finetune.strategy.plan import GradientPhase, Plan
-from finetune.strategy.schedule import scaled_lr
+from finetune.strategy.schedule import finetuning_lr, scaled_lr
 
 if TYPE_CHECKING:
     from finetune.zoo.card import ModelCard
@@ -99,10 +99,9 @@ class Explanation:
         source = f"{card.source_lr:g} ({card.source_optimizer}, batch {card.source_batch}) of the pretraining"
         if phase.optimizer != card.source_optimizer:
             return f"Learning rate {phase.lr:.3g} for {phase.optimizer}, translated from {source}; {rest}."
-        scaled = scaled_lr(card.source_lr, card.source_batch, self.batch, card.source_optimizer)
+        rule = scaled_lr if self.plan.init == "random" else finetuning_lr
+        scaled = rule(card.source_lr, card.source_batch, self.batch, card.source_optimizer)
         tenths = 10 * phase.lr / scaled
         share = "the" if round(tenths, 2) == 10 else f"{tenths:.2g}/10 of the"
-        return (
-            f"Learning rate {phase.lr:.3g}: {share} {source}, which is {scaled:.3g} at a batch of "
-            f"{self.batch}; {rest}."
-        )
+        which = "" if scaled == card.source_lr else f", which is {scaled:.3g} at a batch of {self.batch}"
+        return f"Learning rate {phase.lr:.3g}: {share} {source}{which}; {rest}."

@@ -24,6 +24,7 @@ class Scratch(Strategy):
             epochs_factor=2.0,
             regularise=True,
             head_factor=1.0,
+            from_random=True,
         ).model_copy(update={"batch_norm": "train"})
         return Plan(
             strategy="scratch",

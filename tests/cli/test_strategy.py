@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +143,16 @@ def tune(**keys: Any) -> GradientPhase:
 
 
 def test_learning_rates_say_where_they_come_from() -> None:
-    (said,) = explained(tune()).rates()
-    assert said == (
-        "Learning rate 0.02: 1/10 of the 0.4 (sgd, batch 128) of the pretraining, which is 0.2 at a batch of 64; "
-        "the head at 0.2."
+    (said,) = explained(tune(lr=0.04)).rates()
+    assert said == "Learning rate 0.04: 1/10 of the 0.4 (sgd, batch 128) of the pretraining; the head at 0.2."
+    larger = replace(explained(tune(lr=0.08)), batch=256).rates()[0]
+    assert larger.startswith(
+        "Learning rate 0.08: 1/10 of the 0.4 (sgd, batch 128) of the pretraining, which is 0.8 at"
     )
-    assert "2/10 of the 0.4" in explained(tune(lr=0.04)).rates()[0]
-    assert "Learning rate 0.2: the 0.4 (sgd" in explained(tune(lr=0.2)).rates()[0]
+    assert "2/10 of the 0.4" in explained(tune(lr=0.08)).rates()[0]
+    random = explained(tune(lr=0.2))
+    random = replace(random, plan=random.plan.model_copy(update={"init": "random"}))
+    assert "Learning rate 0.2: the 0.4 (sgd, batch 128) of the pretraining, which is 0.2" in random.rates()[0]
     assert "each stage further down at 0.63 of the next one's" in explained(tune(stage_decay=0.63)).rates()[0]
     assert explained(tune(), asked=frozenset({"lr"})).rates() == [
         "Learning rate 0.02, as asked; the head at 0.2."

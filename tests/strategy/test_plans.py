@@ -99,16 +99,18 @@ def test_norms_and_biases_have_rates_of_their_own() -> None:
 
 
 def test_one_tenth_of_the_source_learning_rate() -> None:
-    """0.4 at batch 128 is 0.2 at batch 64; a tenth of it; the head at ten times that."""
+    """A tenth of SGD's 0.4, no less for a batch smaller than the source's 128, more for a larger one; the head at ten
+    times that. From scratch the rate goes with the batch, and Adam's with its square root."""
     phase = tuning(plan("partial"))
-    assert phase.lr == pytest.approx(0.02)
-    assert phase.head_lr == pytest.approx(0.2)
+    assert phase.lr == pytest.approx(0.04)
+    assert phase.head_lr == pytest.approx(0.4)
     assert tuning(plan("scratch")).lr == pytest.approx(0.2)
     assert tuning(plan("partial", accumulate=2)).lr == pytest.approx(0.04)
+    assert tuning(plan("partial", accumulate=4)).lr == pytest.approx(0.08)
     adam = ModelCard(name="a", arch="vit", source_lr=1e-3, source_batch=4096, source_optimizer="adamw")
     assert tuning(plan("partial", card=adam)).lr == pytest.approx(1.25e-5)
     assert tuning(plan("partial", card=adam)).weight_decay == 0.05
-    assert tuning(plan("partial", optimizer="adamw")).lr == pytest.approx(2e-4)
+    assert tuning(plan("partial", optimizer="adamw")).lr == pytest.approx(4e-4)
     assert tuning(plan("partial", card=adam, optimizer="sgd")).lr == pytest.approx(1.25e-3)
 
 
@@ -150,7 +152,7 @@ def test_plan_files_with_mistakes_name_all_of_them() -> None:
     ):
         Plan.from_yaml(text.replace("epochs:", "epochz:"), "mine.yaml")
     with pytest.raises(ConfigError, match=r"lr: must be greater than 0. Got -1"):
-        Plan.from_yaml(text.replace("  lr: 0.02", "  lr: -1"))
+        Plan.from_yaml(text.replace("  lr: 0.04", "  lr: -1"))
     with pytest.raises(ConfigError, match="is not valid YAML"):
         Plan.from_yaml("phases: [")
     with pytest.raises(ConfigError, match=r"must be a mapping with strategy and phases\. Got list"):
