@@ -40,7 +40,7 @@ class RunFolder:
         elif recipe.name is not None:
             path = ROOT / recipe.name
         else:
-            source = Path(recipe.data.path).resolve().name if recipe.data.path else "data"
+            source = named_after(recipe.data.path)
             stem = ROOT / f"{source}-{recipe.strategy}-{time.strftime('%Y%m%d-%H%M%S')}"
             path = next(
                 p for i in range(1, 10_000) if not (p := stem if i == 1 else Path(f"{stem}-{i}")).exists()
@@ -218,6 +218,20 @@ def check_free(path: Path, what: str) -> None:
     if (path / _MARK).is_file():
         remedy = f"Choose another --out, or go on with that run: {RunFolder(path).go_on}"
     raise RunError(must(f"{what} {str(path)!r}", "a new or empty folder", found, remedy))
+
+
+def named_after(data: str | None) -> str:
+    """What a run of this data is called.
+
+    >>> named_after("photos/"), named_after("shards/{000..009}.tar"), named_after("hf:user/birds")
+    ('photos', 'shards', 'birds')
+    """
+    if data is None:
+        return "data"
+    path = Path(data).resolve()
+    if any(sign in path.name for sign in "{}*?"):
+        path = path.parent
+    return path.name.removeprefix("hf:")
 
 
 def repeatable(recipe: Recipe) -> Recipe:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune import ranks
 from finetune.recipe import DataRecipe
 from finetune.runtime import available_cores
 
@@ -100,6 +101,8 @@ def begin(recipe: DataRecipe) -> bool:
     safe = sys.platform == "linux" and "torch" not in sys.modules and threading.active_count() == 1
     cancel()
     if not safe or available_cores() < 2 or recipe.path is None or not Path(recipe.path).exists():
+        return False
+    if ranks.asked():  # each of several processes will open its share alone
         return False
     import multiprocessing
 

@@ -61,6 +61,15 @@ def is_archive(path: str | Path) -> bool:
     return Path(path).name.lower().endswith((*SUFFIXES, *_FOREIGN))
 
 
+def is_shard(path: str | Path) -> bool:
+    """Whether the name is that of a tar.
+
+    >>> is_shard("000.tar"), is_shard("000.zip")
+    (True, False)
+    """
+    return Path(path).name.lower().endswith(SUFFIXES[1:])
+
+
 @dataclass(frozen=True, slots=True)
 class Member(Inside):
     """One file of an archive."""
@@ -80,7 +89,10 @@ class Member(Inside):
 
     def read_bytes(self) -> bytes:
         if self.method == _GZIPPED:
-            return _whole(gzip_file(self.archive).read(self.offset, self.size), self.size)
+            try:
+                return _whole(gzip_file(self.archive).read(self.offset, self.size), self.size)
+            except (EOFError, zlib.error):
+                raise _unreadable("the archive is cut short or damaged") from None
         with self.archive.open("rb") as file:
             if self.checksum is None:  # of a tar
                 file.seek(self.offset)
@@ -146,7 +158,11 @@ class Contents:
 
 def read_archive(path: Path) -> Contents:
     """The index of an archive. Raises DataError for a file that is none, and for one cut short, encrypted or a bomb."""
-    found = index(path)
+    return whole(path, index(path))
+
+
+def whole(path: Path, found: Contents) -> Contents:
+    """An index, where it is that of a whole archive. Raises DataError."""
     if found.cut is not None:
         raise _no(path, f"a whole archive. Got one that {found.cut} instead. Fetch or pack it again.")
     if not found.members and not found.aside:

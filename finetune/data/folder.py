@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from finetune import ranks
 from finetune.data.decode import MAX_PIXELS, check, is_image, open_rgb
 from finetune.data.imageset import ImageInfo, ImageSet, Quarantined
 from finetune.data.layout import looks_like_image
@@ -135,6 +136,28 @@ def check_files(
 
     for_each(len(files), check_one, workers)
     return results
+
+
+def check_together(
+    files: Sequence[tuple[Place, str]], *, max_pixels: int, workers: int, decoded: Pixels
+) -> list[Checked | Quarantined | None]:
+    """The same, where there are several processes each opening a share of the files, and telling the others.
+
+    Raises DataError where they do not see the same files.
+    """
+    if ranks.alone():
+        return check_files(files, max_pixels=max_pixels, workers=workers, decoded=decoded)
+    digest = hashlib.sha256("\n".join(name for _, name in files).encode(errors="replace")).hexdigest()
+    lists = ranks.gather(digest)
+    if len(set(lists)) > 1:
+        other = next(i for i, found in enumerate(lists) if found != lists[0])
+        raise DataError(
+            f"All processes must see the same images. Process {other} sees others than process 0. "
+            "data.path must hold the same files on every machine."
+        )
+    mine = files[slice(*ranks.rows(len(files)))]
+    found = check_files(mine, max_pixels=max_pixels, workers=workers, decoded=decoded)
+    return [one for part in ranks.gather(found) for one in part]
 
 
 def _source(file: Checked) -> Path | bytes:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from finetune import ranks
 from finetune.data import ahead
 from finetune.data.datasets import DatasetImages, ReadDataset, class_names, labels_text, number_text
-from finetune.data.folder import Checked, FolderImages, Pixels, check_files, default_decoded
+from finetune.data.folder import Checked, FolderImages, Pixels, check_together, default_decoded
 from finetune.data.imageset import DataBundle, ImageSet, Quarantined
 from finetune.data.listing import Listing, Row, groups_of
 from finetune.data.sources import listed
@@ -61,13 +62,13 @@ def read_folder(recipe: DataRecipe, decoded: Pixels | None = None) -> ReadFolder
 
     ``decoded`` keeps images that were decoded on the way; default: what ``default_decoded`` has room for.
     """
-    listing, mark = listed(recipe)
+    listing, mark = ranks.each(lambda: listed(recipe))
     main = "train" if "train" in listing.splits else "all"
     if main not in listing.splits:
         raise DataError(f"{recipe.path!r} must have training images. Got only {listing.splits[0]} instead.")
     rows = listing.rows
     decoded = decoded or default_decoded()
-    checked = check_files(
+    checked = check_together(
         [(row.path, row.name) for row in rows],
         max_pixels=recipe.max_pixels,
         workers=worker_count(recipe.workers),

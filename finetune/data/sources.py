@@ -1,14 +1,23 @@
-"""From ``data.path`` to a listing, whatever lies there: a folder tree, a table, an archive of either."""
+"""From ``data.path`` to a listing, whatever lies there: a folder tree, a table, an archive of either, shards."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.data.archive import Branch, Contents, Member, is_archive, plain_name, read_archive
+from finetune.data.archive import Branch, Contents, Member, index, is_archive, is_shard, plain_name, whole
 from finetune.data.columns import is_table
-from finetune.data.layout import ROLES, class_folders, find_layout, layout_of, subfolders
+from finetune.data.layout import (
+    ROLES,
+    candidates,
+    class_folders,
+    find_layout,
+    layout_of,
+    looks_like_image,
+    subfolders,
+)
 from finetune.data.listing import Listing, grouped, of_layout
+from finetune.data.shards import find_shards, read_shards
 from finetune.data.table import Find, read_table
 from finetune.recipe import DataRecipe
 
@@ -16,24 +25,59 @@ from finetune.recipe import DataRecipe
 def listed(recipe: DataRecipe) -> tuple[Listing, str]:
     """What the source names, and what follows a split's name in messages. Raises DataError; opens no image."""
     path = Path(recipe.path).expanduser() if recipe.path is not None else None
+    shards = _shards(path)
+    if shards is not None:
+        return _grouped(read_shards(recipe, shards), recipe, table=True), ""
     if path is None or path.is_dir():
         return _grouped(of_layout(find_layout(path)), recipe), "/"
     if is_table(path):
         return _grouped(read_table(recipe), recipe, table=True), ""
     if is_archive(path) and path.is_file():
-        return _in_archive(recipe, read_archive(path))
+        return _in_archive(recipe, path)
     return of_layout(find_layout(path)), "/"  # which says what is wrong with it
 
 
-def _in_archive(recipe: DataRecipe, contents: Contents) -> tuple[Listing, str]:
-    """A folder tree inside an archive; or a table there, where the folders are no classes."""
-    top = archive_root(contents)
+def _in_archive(recipe: DataRecipe, path: Path) -> tuple[Listing, str]:
+    """A shard; a folder tree inside an archive; or a table there, where the folders are no classes."""
+    contents = index(path)
+    if is_shard(path) and _looks_like_shard(contents):
+        return _grouped(read_shards(recipe, [path]), recipe, table=True), ""
+    top = archive_root(whole(path, contents))
     tables = [file for name, file in sorted(top.files.items()) if is_table(name) and not name.startswith(".")]
     if len(tables) == 1 and len(class_folders(top)) < 2:
         listing, mark = read_table(recipe, table=tables[0], find=_below(top)), ""
     else:
         listing, mark = of_layout(layout_of(top)), "/"
     return _grouped(_with_aside(listing, contents), recipe, table=not mark), mark
+
+
+def is_folder_of_classes(path: Path) -> bool:
+    """Whether classes are folders there, if it is there at all: no shards, and no tar that looks like one."""
+    if _shards(path) is not None:
+        return False
+    if path.is_dir() or not (is_shard(path) and path.is_file()):
+        return True
+    return not _looks_like_shard(index(path))
+
+
+def _shards(path: Path | None) -> tuple[Path, ...] | None:
+    """Shards, where ``path`` names some; a folder with images below it is a folder of images."""
+    found = find_shards(path) if path is not None else None
+    if (
+        found
+        and path is not None
+        and path.is_dir()
+        and any(looks_like_image(file) for file in candidates(path))
+    ):
+        return None
+    return found
+
+
+def _looks_like_shard(contents: Contents) -> bool:
+    """Whether one of the first files is an image's label: a .cls, .json or .txt of its name beside it."""
+    first = contents.members[:64]
+    names = {member.inner.split(".", 1)[0] for member in first if looks_like_image(member)}
+    return any(m.inner.split(".", 1)[0] in names for m in first if m.suffix in (".cls", ".json", ".txt"))
 
 
 def archive_root(contents: Contents) -> Branch:

@@ -17,7 +17,7 @@ from finetune.errors import DataError, did_you_mean, must
 from finetune.recipe import DataRecipe
 
 _IMAGE = ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
-_LABEL = ("label", "class", "target", "category", "y", "label_name", "class_name", "labels")
+LABELS = ("label", "class", "target", "category", "y", "label_name", "class_name", "labels")
 _SPLIT = ("split", "set", "subset", "fold_name", "partition")
 _ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
           "dev": "val", "test": "test", "testing": "test"}  # fmt: skip
@@ -58,12 +58,12 @@ def read_table(
     ]
     names = list(columns)
     image = _column(table, names, asked[0], _IMAGE, "image")
-    label = _column(table, names, asked[1], _LABEL, "label")
+    label = _column(table, names, asked[1], LABELS, "label")
     split = _split_column(table, names, recipe, columns)
     group = _group_column(table, names, recipe)
     lists = any(isinstance(cell, list) for cell in columns[label])
     if lists:
-        columns[label] = [_joined(table, cell, recipe.label_separator) for cell in columns[label]]
+        columns[label] = [joined(table, cell, recipe.label_separator) for cell in columns[label]]
     if find is None:
         assert root is not None
         find = OnDisk(root)
@@ -138,7 +138,7 @@ def _listing(
             missing += 1
             aside.append(Quarantined(name, f"is listed in {table.name}, but there is no such file"))
             continue
-        if not isinstance(path, Path):
+        if not isinstance(path, Path) and BETWEEN not in name:
             name = called(path)
         part = text_of(part)
         role = role_of.get(part) or role_of.setdefault(part, _role(table, part, str(split)))
@@ -229,7 +229,7 @@ def _role(table: Place, value: str, column: str) -> str:
     return role
 
 
-def _joined(table: Place, value: Any, separator: str) -> Any:
+def joined(where: Place | str, value: Any, separator: str) -> Any:
     """A list of labels as one text; whatever else is there stays as it is."""
     if not isinstance(value, list):
         return value
@@ -237,10 +237,10 @@ def _joined(table: Place, value: Any, separator: str) -> Any:
     odd = next((text for text in texts if separator in text), None)
     if odd is not None:
         raise DataError(
-            must(f"Labels of {str(table)!r}", f"free of {separator!r}, which is put between them", repr(odd),
+            must(f"Labels of {str(where)!r}", f"free of {separator!r}, which is put between them", repr(odd),
                  "Choose another data.label_separator.")
         )  # fmt: skip
     return separator.join(texts)
 
 
-__all__ = ["Find", "OnDisk", "is_table", "read_table"]
+__all__ = ["LABELS", "Find", "OnDisk", "is_table", "joined", "read_table"]

@@ -15,7 +15,7 @@ from finetune.data.imageset import ImageSet, Quarantined
 from finetune.data.layout import Folder, candidates, class_name, subfolders
 from finetune.data.listing import Row
 from finetune.data.place import called
-from finetune.data.sources import archive_root, listed
+from finetune.data.sources import archive_root, is_folder_of_classes, listed
 from finetune.data.table import is_table, read_table
 from finetune.data.targets import labels_of, multi_hot, number_of
 from finetune.data.threads import worker_count
@@ -54,22 +54,25 @@ def labelled_images(
         return Labelled(_renumbered(data, classes, task), "images given")
     path = Path(data).expanduser()
     asked = recipe or DataRecipe()
+    flat = is_folder_of_classes(path)
     if is_table(path) and not path.is_dir():
         asked = asked.model_copy(update={"path": str(path), "max_pixels": max_pixels, "task": task.name,
                                          "root": None, "group_by": None, "split_column": None})  # fmt: skip
         rows, where, aside = _rows_of_table(asked)
         if task.plain:
             _require_known([row.label for row in rows], f"Every label of {str(path)!r}", classes)
-    elif task.plain:
+    elif task.plain and flat:
         top, aside = _opened(path)
         root = _class_root(top, classes)
         rows, where = _rows_of_folder(root, classes), f"Folder {str(root)!r}"
         path = Path(str(root))
     else:
-        listing, _ = listed(asked.model_copy(update={"path": str(path), "group_by": None}))
+        listing, _ = listed(asked.model_copy(update={"path": str(path), "group_by": None, "task": task.name}))
         split = next((name for name in ("test", "val") if name in listing.splits), listing.splits[0])
         rows = tuple(row for row in listing.rows if row.split == split)
-        where, aside = f"Folder {str(path)!r}", listing.aside
+        where, aside = f"Folder {str(path)!r}" if flat else f"{str(path)!r}", listing.aside
+        if task.plain:
+            _require_known([row.label for row in rows], f"Every label of {str(path)!r}", classes)
     labels, values = _numbered(rows, classes, task, asked.label_separator)
     decoded: Decoded = default_decoded()
     results = check_files(

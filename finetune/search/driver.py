@@ -19,7 +19,7 @@ from finetune.events import Listener
 from finetune.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from finetune.pipeline import sigterm_raises
 from finetune.recipe import Recipe, seconds_of
-from finetune.run_folder import ROOT, RunFolder, check_free, repeatable
+from finetune.run_folder import ROOT, RunFolder, check_free, named_after, repeatable
 from finetune.search import board
 from finetune.search import study as studies
 from finetune.search.board import Row
@@ -344,7 +344,7 @@ def _work(plan: Plan) -> int:
 
 def _folder(recipe: Recipe) -> Path:
     """The same for the same command, so that it goes on."""
-    source = Path(recipe.data.path).resolve().name if recipe.data.path else "data"
+    source = named_after(recipe.data.path)
     return ROOT / f"sweep-{source}-{recipe.strategy}"
 
 
