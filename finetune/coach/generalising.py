@@ -36,6 +36,14 @@ HEART_HINT = 1.02
 training gained since."""
 TOGETHER = 0.07
 """Median difference of the accuracies on the way there; with few images and right labels it is 0.09 and more."""
+EVEN = 0.03
+"""Training accuracy above the validation accuracy by no more than this is no gap yet; from such an epoch on ..."""
+ALONE = 0.12
+"""... training gained this much more ..."""
+ALONE_SHARE = 0.2
+"""... and validation at most this share of that: what is learned from there on serves the training images alone."""
+BY_HEART = 0.5
+"""Training accuracy at the end, below which little was learned, by heart or otherwise."""
 ABOVE = 0.08
 """Validation accuracy above training accuracy by this much, where training images are no harder."""
 AHEAD = 0.06
@@ -122,7 +130,8 @@ def label_noise(curve: Curve) -> Finding | None:
     )
     below = not facts.distorted and last - train > max(ABOVE, ERRORS * error) and train < UNLEARNED
     ahead = [] if facts.distorted else _ahead(points, facts.val_n)
-    if not (drops or by_heart or below or ahead):
+    parted = None if facts.distorted else _parted(points, accuracies, facts.val_n)
+    if not (drops or by_heart or below or ahead or parted):
         return None
     if drops:
         seen = (f"Validation accuracy was best at epoch {points[peak].epoch} ({100 * best:.0f}%, training "
@@ -137,6 +146,10 @@ def label_noise(curve: Curve) -> Finding | None:
         there, then = 100 * (point.val_accuracy or 0), 100 * (point.accuracy or 0)
         seen = (f"Validation accuracy was above training accuracy for {len(ahead)} epochs "
                 f"({there:.0f}% against {then:.0f}% at epoch {point.epoch})")  # fmt: skip
+    elif parted:
+        seen = (f"At epoch {parted.epoch} training and validation accuracy were level "
+                f"({100 * (parted.val_accuracy or 0):.0f}%); since then training accuracy rose to {100 * train:.0f}% and "
+                f"validation accuracy hardly moved ({100 * last:.0f}%)")  # fmt: skip
     else:
         seen = f"Training accuracy ended at {100 * train:.0f}%, below the validation accuracy of {100 * last:.0f}%"
     return Finding(
@@ -146,6 +159,23 @@ def label_noise(curve: Curve) -> Finding | None:
         {"best_epoch": points[peak].epoch, "best_val_accuracy": best, "last_val_accuracy": last,
          "train_accuracy_then": train_then, "train_accuracy": train, "val_error": error},
     )  # fmt: skip
+
+
+def _parted(points: list[Point], val: list[float], n: int) -> Point | None:
+    """The first epoch at which both accuracies were level and after which training alone went on; None where there
+    is none, or where the validation images are too few to see validation stand still."""
+    most, end = max(val), points[-1].accuracy or 0.0
+    if end < BY_HEART:
+        return None
+    for (now, then), there in zip(itertools.pairwise(points), val, strict=False):
+        train = ((now.accuracy or 0.0) + (then.accuracy or 0.0)) / 2
+        alone = end - train
+        level = train < UNLEARNED and there >= train - EVEN
+        still = most - there <= ALONE_SHARE * alone
+        told_apart = ERRORS * binomial_error(there, n) < ALONE < alone
+        if level and still and told_apart:
+            return now
+    return None
 
 
 def _ahead(points: list[Point], n: int) -> list[Point]:
