@@ -148,7 +148,7 @@ class _Steps(_Section):
     effective_batch: int | None = Field(None, ge=1)
     """Images per optimizer step, which learning rates are scaled to; default: batch_size * accumulate, 64 with auto."""
     lr: Annotated[float | Literal["auto"] | None, BeforeValidator(rate_or_auto)] = None
-    """Peak learning rate of the body; default: 1/10 of the card's source LR, scaled to the batch; auto: found by
+    """Peak learning rate of the body; default: 1/10 of the card's source LR, Adam's scaled to the batch; auto: found by
     a range test (arXiv 1506.01186) when the phase begins, ratios between groups as they would be."""
     head_lr: float | None = Field(None, gt=0, le=1000)
     """Peak learning rate of the head; default: 10x the body's. Beside lr auto only the ratio to the default counts."""
