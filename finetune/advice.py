@@ -196,6 +196,7 @@ def _context(recipe: Recipe, setup: Setup, listener: Listener) -> Context:
         len(bundle.val),
         train.task,
         train.values,
+        setup.device.type,
     )
 
 

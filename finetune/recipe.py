@@ -204,8 +204,13 @@ class _Steps(_Section):
     snapshots: int | None = Field(None, ge=2)
     """Cosine cycles of an epoch or more, each of which leaves a network; the mean of their probabilities answers
     (arXiv 1704.00109). Instead of ema and swa, and without the safety net."""
-    augment: Literal["none", "light", "standard", "strong"] | None = None
+    augment: (
+        Literal["none", "light", "standard", "strong", "trivial", "rand", "autoaugment", "rich"] | None
+    ) = None
     """Augmentation policy; default: by amount of data."""
+    augment_on: Literal["auto", "loader", "device"] = "auto"
+    """Where images are augmented: each in the loader's threads, or a batch at a time on the device that trains; auto:
+    in the loader on a CPU, else on the device."""
     avoid: tuple[Literal["flip", "crop", "colour", "rotation"], ...] | None = None
     """Families of augmentation to leave out; default: those that the labels are found to mind; []: none."""
     train_stages: int | None = Field(None, ge=1)

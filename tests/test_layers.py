@@ -16,6 +16,7 @@ LAYERS = [
     {"solvers"},
     {"recipe", "runtime", "coach", "launch"},
     {"data"},
+    {"augment"},
     {"zoo"},
     {"features"},
     {"strategy", "audit"},

@@ -9,3 +9,13 @@ AUGMENTATIONS.add("standard", "finetune.data.augment:Standard", "crops of 35-100
 AUGMENTATIONS.add(
     "strong", "finetune.data.augment:Strong", "crops of 25-100%, flips, TrivialAugment, erasing"
 )
+AUGMENTATIONS.add("trivial", "finetune.data.augment:Trivial", "crops of 35-100%, flips, TrivialAugment Wide")
+AUGMENTATIONS.add("rand", "finetune.data.augment:Rand", "crops of 35-100%, flips, RandAugment")
+AUGMENTATIONS.add(
+    "autoaugment", "finetune.data.augment:Auto", "crops of 35-100%, flips, AutoAugment's policy for ImageNet"
+)
+AUGMENTATIONS.add(
+    "rich",
+    "finetune.augment.single:Rich",
+    "every operation there is, mildly: also warps, colour casts, blur, noise",
+)

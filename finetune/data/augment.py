@@ -10,12 +10,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from PIL import Image
 
+from finetune.data.operations import (
+    OPERATIONS,
+    OPERATIONS_OF,
+    REACH,
+    auto_augment,
+    operations,
+    rand_augment,
+    trivial_augment,
+)
 from finetune.data.preprocessing import Preprocessing
 from finetune.data.transforms import evaluate_pixels, pil_filter, resize, short_side_size
 
@@ -26,7 +35,7 @@ Box = tuple[int, int, int, int]
 
 FAMILIES = ("flip", "crop", "colour", "rotation")
 """What a policy may be told to leave out, because the labels mind it: left-right flips; crops of a part of
-the image; changes of colour and brightness; rotations and shears."""
+the image; changes of colour and brightness; rotations, shears and warps."""
 
 
 class Augmentation(ABC):
@@ -38,6 +47,8 @@ class Augmentation(ABC):
     def __init__(self, prep: Preprocessing, flip: bool = True, avoid: Collection[str] = ()) -> None:
         self.prep, self.avoid = prep, frozenset(avoid)
         self.flip = flip and "flip" not in self.avoid
+        self.side = prep.size
+        """Of the square that ``pixels`` makes."""
 
     @abstractmethod
     def original(self, image: Image.Image) -> Image.Image:
@@ -70,7 +81,7 @@ class NoAugmentation(Augmentation):
         return np.asarray(image)
 
 
-class _Cropped(Augmentation):
+class Cropped(Augmentation):
     """Random resized crop, left-right flip, then what the policy adds to the small image."""
 
     scale: ClassVar[tuple[float, float]]
@@ -116,13 +127,13 @@ class _Cropped(Augmentation):
         return super().alone(family, image, rng)
 
 
-class Light(_Cropped):
+class Light(Cropped):
     """For little data close to the source: the object stays whole and keeps its colours."""
 
     scale, ratio = (0.7, 1.0), (0.9, 1.11)
 
 
-class Standard(_Cropped):
+class Standard(Cropped):
     """The usual recipe for finetuning, with the crops of timm's and mild colour jitter."""
 
     scale, ratio = (0.35, 1.0), (3 / 4, 4 / 3)
@@ -139,32 +150,70 @@ class Standard(_Cropped):
         return super().alone(family, image, rng)
 
 
-class Strong(_Cropped):
-    """For much data or long training: TrivialAugment Wide (https://arxiv.org/abs/2103.10158) and erasing."""
+class Automatic(Cropped):
+    """After crop and flip the operations that ``vary`` chooses, and perhaps erasing."""
 
-    scale, ratio = (0.25, 1.0), (3 / 4, 4 / 3)
+    scale, ratio = (0.35, 1.0), (3 / 4, 4 / 3)
     families = FAMILIES
-    erase: ClassVar[float] = 0.25
+    erase: ClassVar[float] = 0.0
     """Probability that a rectangle of 2-20% of the area is filled with the mean colour."""
+    reach: ClassVar[dict[str, float]] = {}
+    """The strongest level of an operation that the policy draws; 1 where it is not named."""
+
+    @property
+    def colour(self) -> tuple[int, ...]:
+        """The mean colour, for what has no pixels."""
+        return tuple(round(255 * v) for v in self.prep.mean)
+
+    def vary(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """TrivialAugment Wide."""
+        return trivial_augment(image, rng, self.colour, operations(self.avoid))
 
     def finish(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        colour = tuple(round(255 * v) for v in self.prep.mean)
-        made = np.asarray(trivial_augment(image, rng, colour, operations(self.avoid)))
-        if rng.random() < self.erase:
+        made = np.asarray(self.vary(image, rng))
+        if self.erase and rng.random() < self.erase:
             left, top, right, bottom = crop_box(image.size, (0.02, 0.2), (0.3, 3.3), rng)
             made = made.copy()
-            made[top:bottom, left:right] = colour
+            made[top:bottom, left:right] = self.colour
         return made
 
     def alone(self, family: str, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
         if family not in OPERATIONS_OF:
             return super().alone(family, image, rng)
         names = OPERATIONS_OF[family]
-        fill = [round(255 * v) for v in self.prep.mean]
         level, sign = rng.uniform(0, 0.5), 1.0 if rng.random() < 0.5 else -1.0
-        return np.asarray(
-            _OPERATIONS[names[int(rng.integers(len(names)))]](self.whole(image), level, sign, fill)
-        )
+        name = names[int(rng.integers(len(names)))]
+        level *= self.reach.get(name, 1.0)
+        return np.asarray(OPERATIONS[name](self.whole(image), level, sign, list(self.colour)))
+
+
+class Strong(Automatic):
+    """For much data or long training: TrivialAugment Wide (https://arxiv.org/abs/2103.10158) and erasing."""
+
+    scale = (0.25, 1.0)
+    erase = 0.25
+
+
+class Trivial(Automatic):
+    """TrivialAugment Wide: one of fourteen operations at any strength."""
+
+
+class Rand(Automatic):
+    """RandAugment (https://arxiv.org/abs/1909.13719): two operations at three tenths of their range."""
+
+    reach = REACH
+
+    def vary(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        return rand_augment(image, rng, self.colour, operations(self.avoid))
+
+
+class Auto(Automatic):
+    """AutoAugment's policy for ImageNet (https://arxiv.org/abs/1805.09501)."""
+
+    reach = REACH
+
+    def vary(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        return auto_augment(image, rng, self.colour, self.avoid)
 
 
 def crop_box(
@@ -197,87 +246,6 @@ def jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Ima
     for which in rng.permutation(3):
         image = changes[which](image, float(factors[which]))
     return image
-
-
-def trivial_augment(
-    image: Image.Image, rng: np.random.Generator, fill: Sequence[int], names: Sequence[str] | None = None
-) -> Image.Image:
-    """One of fourteen operations at a random one of 31 strengths: torchvision's TrivialAugmentWide.
-
-    Shifts are up to 1/7 of the side, which is the paper's 32 pixels at 224. ``names``: the operations to
-    draw from; default: all.
-    """
-    names = _NAMES if names is None else names
-    name = names[int(rng.integers(len(names)))]
-    level = int(rng.integers(31)) / 30
-    sign = 1.0 if rng.random() < 0.5 else -1.0
-    made: Image.Image = _OPERATIONS[name](image, level, sign, list(fill))
-    return made
-
-
-def _affine(
-    image: Image.Image, fill: list[int], translate: list[int], shear: Sequence[float] = (0.0, 0.0)
-) -> Any:
-    import torchvision.transforms.v2.functional as F
-
-    # A shear keeps the upper left corner, as in torchvision's TrivialAugmentWide; a shift has no centre.
-    centre = [0.0, 0.0] if any(shear) else None
-    return F.affine(
-        image, angle=0.0, translate=translate, scale=1.0, shear=list(shear), fill=fill, center=centre
-    )
-
-
-def _functional(name: str, *args: Any, **kwargs: Any) -> Any:
-    import torchvision.transforms.v2.functional as F
-
-    return getattr(F, name)(*args, **kwargs)
-
-
-def _degrees(level: float, sign: float) -> float:
-    return math.degrees(math.atan(sign * 0.99 * level))
-
-
-def _shift(image: Image.Image, level: float, sign: float) -> int:
-    return int(sign * level * image.width / 7)
-
-
-def _enhance(name: str) -> Callable[..., Any]:
-    return lambda image, level, sign, fill: _functional(f"adjust_{name}", image, 1.0 + sign * 0.99 * level)
-
-
-_OPERATIONS: dict[str, Callable[[Image.Image, float, float, list[int]], Any]] = {
-    "identity": lambda image, level, sign, fill: image,
-    "shear_x": lambda image, level, sign, fill: _affine(image, fill, [0, 0], [_degrees(level, sign), 0.0]),
-    "shear_y": lambda image, level, sign, fill: _affine(image, fill, [0, 0], [0.0, _degrees(level, sign)]),
-    "translate_x": lambda image, level, sign, fill: _affine(image, fill, [_shift(image, level, sign), 0]),
-    "translate_y": lambda image, level, sign, fill: _affine(image, fill, [0, _shift(image, level, sign)]),
-    "rotate": lambda image, level, sign, fill: _functional("rotate", image, sign * 135.0 * level, fill=fill),
-    "brightness": _enhance("brightness"),
-    "color": _enhance("saturation"),
-    "contrast": _enhance("contrast"),
-    "sharpness": _enhance("sharpness"),
-    "posterize": lambda image, level, sign, fill: _functional("posterize", image, round(8 - 6 * level)),
-    "solarize": lambda image, level, sign, fill: _functional("solarize", image, 255.0 * (1 - level)),
-    "autocontrast": lambda image, level, sign, fill: _functional("autocontrast", image),
-    "equalize": lambda image, level, sign, fill: _functional("equalize", image),
-}
-_NAMES = tuple(_OPERATIONS)
-
-OPERATIONS_OF: dict[str, tuple[str, ...]] = {
-    "colour": ("brightness", "color", "contrast", "posterize", "solarize", "autocontrast", "equalize"),
-    "rotation": ("shear_x", "shear_y", "rotate"),
-}
-"""Family -> the operations of TrivialAugment that belong to it."""
-
-
-def operations(avoid: Collection[str]) -> tuple[str, ...]:
-    """The operations of TrivialAugment that are left where some families are avoided; never none.
-
-    >>> operations(["colour", "rotation"])
-    ('identity', 'translate_x', 'translate_y', 'sharpness')
-    """
-    banned = {name for family in avoid for name in OPERATIONS_OF.get(family, ())}
-    return tuple(name for name in _NAMES if name not in banned)
 
 
 def flip_safe(classes: Sequence[str]) -> bool:

@@ -145,7 +145,7 @@ class TrainBatches:
         Of several processes each gets its share of every batch; with ``neighbour`` the row before it comes first,
         around the batch's end, unless the share is the whole batch or empty.
         """
-        order, side = self.order(epoch), self.prep.size
+        order, side = self.order(epoch), self.augmentation.side
         again = returns(order)
 
         def make(pool: ThreadPoolExecutor, number: int) -> tuple[tuple[Tensor, Tensor], list[Future[None]]]:

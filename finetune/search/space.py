@@ -167,14 +167,13 @@ def default_space(plan: Plan) -> tuple[Dimension, ...]:
             Dimension("probe.solver", "choice", choices=("logistic", "ridge", "lda", "centroid")),
             Dimension("probe.norms", "choice", choices=("source", "target")),
         )
-    from finetune.data import AUGMENTATIONS
 
     found = [
         Dimension("train.lr", "log", _short(phase.lr / 10), _short(min(1000.0, phase.lr * 10))),
         Dimension("train.head_lr", "ratio", 1.0, 100.0),
         Dimension("train.weight_decay", "log", 1e-5, 0.1),
         Dimension("train.label_smoothing", "uniform", 0.0, 0.2),
-        Dimension("train.augment", "choice", choices=tuple(AUGMENTATIONS.names())),
+        Dimension("train.augment", "choice", choices=("none", "light", "standard", "strong")),
     ]
     if phase.stage_decay < 1:
         found.append(Dimension("train.stage_decay", "uniform", 0.5, 1.0))

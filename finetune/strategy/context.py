@@ -34,6 +34,8 @@ class Context:
     task: Task = SINGLE_LABEL
     images: int | None = None
     """Training images where ``counts`` do not add up to them: those of labels, of which an image may have several."""
+    device: str = "cpu"
+    """What trains: cpu, cuda or mps."""
 
     def __post_init__(self) -> None:
         if self.num_stages < 1:
@@ -67,6 +69,7 @@ class Context:
         n_val: int = 0,
         task: Task = SINGLE_LABEL,
         values: np.ndarray | None = None,
+        device: str = "cpu",
     ) -> Context:
         """From the training labels, a Backbone and the number of validation images.
 
@@ -80,7 +83,7 @@ class Context:
             counted = values.sum(axis=0)
         counts = tuple(int(c) for c in counted)
         images = None if task.plain else len(labels)
-        return cls(recipe, counts, backbone.card, backbone.num_stages, look, n_val, task, images)
+        return cls(recipe, counts, backbone.card, backbone.num_stages, look, n_val, task, images, device)
 
     @property
     def train(self) -> TrainRecipe:

@@ -75,7 +75,7 @@ def estimate(plan: Plan, backbone: Backbone, bundle: DataBundle, recipe: Recipe)
         steps.append(step)
         trains = n + held if phase.fit_on == "train+val" else n
         judged = 0 if phase.fit_on == "train+val" else held
-        each = clock.together(step, clock.augment(phase.augment)) * trains + forward * judged
+        each = clock.together(step, clock.augment(phase)) * trains + forward * judged
         whole = phase.epochs * each
         seconds.append((trains + judged) * clock.decode + min(whole, phase.time or whole))
     return Cost(tuple(seconds), len(bundle.test) * pass_over, forward, max(steps, default=None))
@@ -126,9 +126,11 @@ class _Clock:
         with torch.random.fork_rng(devices=devices):  # dropout draws
             return self._time(once) / len(x)
 
-    def augment(self, policy: str) -> float:
-        """Seconds to augment an image that is in memory, all workers at it."""
-        made = AUGMENTATIONS.get(policy)(self.backbone.preprocessing)
+    def augment(self, phase: GradientPhase) -> float:
+        """Seconds to augment an image that is in memory, all workers at it; on the device it is next to nothing."""
+        if phase.augment_on == "device":
+            return 0.0
+        made = AUGMENTATIONS.get(phase.augment)(self.backbone.preprocessing)
         originals = [made.original(image) for image in self.images]
         rng = np.random.default_rng(0)
         began = time.perf_counter()

@@ -129,7 +129,9 @@ class _Steps(_Frozen):
     """Cosine cycles the epochs are divided into; the network is kept at the end of each, and the answer is the
     mean of their probabilities (arXiv 1704.00109). Instead of ema and swa, and without blend."""
     augment: str = "standard"
-    """Augmentation policy of the training images: none, light, standard or strong."""
+    """Augmentation policy of the training images: none, light, standard, strong, trivial, rand, autoaugment or rich."""
+    augment_on: Literal["loader", "device"] = "loader"
+    """Where it is computed: an image at a time in the loader's threads, or a batch at a time on the device."""
     avoid: tuple[Literal["flip", "crop", "colour", "rotation"], ...] = ()
     """Families of augmentation that the policy leaves out, because the labels were found to mind them."""
     batch_norm: Literal["frozen", "train"] = "frozen"
@@ -228,7 +230,8 @@ class Plan(_Frozen):
 
 
 def _augmentation(phase: GradientPhase) -> str:
-    return f"{phase.augment} without {', '.join(phase.avoid)}" if phase.avoid else phase.augment
+    named = f"{phase.augment} on the device" if phase.augment_on == "device" else phase.augment
+    return f"{named} without {', '.join(phase.avoid)}" if phase.avoid else named
 
 
 def _glossary(model: type[BaseModel], title: str) -> list[str]:

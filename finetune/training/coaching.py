@@ -62,7 +62,7 @@ class Coaching:
 
 def facts_of(index: int, phase: GradientPhase, bundle: DataBundle, recipe: Recipe) -> Facts:
     """What the coach is told about a phase on these images."""
-    distorted = phase.augment in ("standard", "strong") or any(getattr(phase, k, 0) for k in _DISTORTING)
+    distorted = phase.augment not in ("none", "light") or any(getattr(phase, k, 0) for k in _DISTORTING)
     return Facts(
         classes=len(bundle.classes),
         train_n=len(bundle.train),

@@ -11,12 +11,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from finetune import ranks
+from finetune.augment.device import DeviceBatches
 from finetune.data.batches import TrainBatches, eval_tensor, share_rows
 from finetune.strategy.plan import GradientPhase
 from finetune.training.engine import to_device
@@ -58,7 +60,8 @@ class Feed:
         self.objective = objective_of(bundle.train)
         self.classes = tuple(bundle.classes)
         self.train_labels = self.objective.targets(bundle.train)
-        self._train = TrainBatches(
+        kind = partial(DeviceBatches, device=device) if on_device(phase) else TrainBatches
+        self._train: TrainBatches = kind(
             bundle.train, prep, phase.augment, phase.batch_size, seed, threads, avoid=phase.avoid,
             balanced=phase.sampling == "balanced", targets=self.train_labels,
         )  # fmt: skip
@@ -186,7 +189,7 @@ class Feed:
     def step_images(self, epoch: int, first: int, count: int) -> tuple[Tensor, Tensor, list[int]]:
         """Micro-batches ``first`` to ``first + count`` once more: (B, 3, S, S) uint8, (B,) labels, B indices."""
         parts = list(itertools.islice(self._train.epoch(epoch, first), count))
-        images, labels = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+        images, labels = torch.cat([p[0].cpu() for p in parts]), torch.cat([p[1] for p in parts])
         begin = first * self.phase.batch_size
         return images, labels, self._train.order(epoch)[begin : begin + len(labels)].tolist()
 
@@ -221,6 +224,11 @@ class Feed:
         with torch.no_grad():
             hidden = self._prefix(inputs)
         return self._suffix(hidden)
+
+
+def on_device(phase: GradientPhase) -> bool:
+    """Whether the phase's batches are augmented on the device."""
+    return phase.augment_on == "device" and phase.augment != "none"
 
 
 def _cut(backbone: Backbone, stage: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune.augment import BATCHED
 from finetune.averaging import averaging_problems
 from finetune.data import AUGMENTATIONS
 from finetune.errors import ConfigError, did_you_mean, must
@@ -119,6 +120,12 @@ def _unsuitable(tree: Mapping[str, Any]) -> Iterable[str]:
         if isinstance(arguments, Mapping) and isinstance(schedule, str) and schedule in SCHEDULES:
             for name, what in schedule_problems(schedule, arguments):
                 yield f"{where}.schedule_args.{name}: {what}"
+        augment = phase.get("augment", "standard")
+        if phase.get("augment_on") == "device" and augment in {*AUGMENTATIONS.names()} - {
+            "none",
+            *BATCHED.names(),
+        }:
+            yield must(f"{where}.augment_on", f"loader where augment is {augment!r}", "'device'")
         optimizer = phase.get("optimizer", "sgd")
         if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
             asked = (phase.get("betas"), phase.get("eps"), phase.get("decoupled"))

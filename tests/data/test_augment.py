@@ -11,7 +11,9 @@ from PIL import Image
 
 from finetune.data import AUGMENTATIONS
 from finetune.data import augment as module
-from finetune.data.augment import crop_box, flip_safe, trivial_augment
+from finetune.data import operations as vocabulary
+from finetune.data.augment import crop_box, flip_safe
+from finetune.data.operations import trivial_augment
 from finetune.data.preprocessing import Preprocessing
 from finetune.data.transforms import evaluate_image
 
@@ -56,7 +58,7 @@ def test_none_is_the_evaluation_image() -> None:
 
 @pytest.mark.parametrize("name", ["light", "standard", "strong"])
 def test_flips_can_be_banned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_NAMES", ("identity", "brightness"))
+    monkeypatch.setattr(vocabulary, "NAMES", ("identity", "brightness"))
     ramp = Image.fromarray(np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[None, :, None], 64, 0).repeat(3, 2))
 
     def flipped(flip: bool) -> int:
@@ -101,7 +103,7 @@ def test_crop_box_follows_torchvision() -> None:
     assert crop_box((300, 10), (0.9, 1.0), (1.0, 1.0), random) == (145, 0, 155, 10)
 
 
-@pytest.mark.parametrize("name", sorted(set(module._NAMES)))
+@pytest.mark.parametrize("name", sorted(set(vocabulary.NAMES)))
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_trivial_augment_is_torchvisions(name: str, sign: float) -> None:
     """The same pixels as torchvision's class at the same operation and magnitude (a float32 there)."""
@@ -116,7 +118,7 @@ def test_trivial_augment_is_torchvisions(name: str, sign: float) -> None:
     expected = theirs._apply_image_or_video_transform(
         image, id_, magnitude, "nearest", {Image.Image: [1, 2, 3]}
     )
-    made = module._OPERATIONS[name](image, level, sign, [1, 2, 3])
+    made = vocabulary.OPERATIONS[name](image, level, sign, [1, 2, 3])
     assert np.abs(np.asarray(made).astype(int) - np.asarray(expected)).max() <= 1
 
 
@@ -124,9 +126,9 @@ def test_trivial_augment_covers_every_operation(monkeypatch: pytest.MonkeyPatch)
     seen = set()
     operations = {
         name: (lambda image, level, sign, fill, name=name: (seen.add((name, sign)), image)[1])
-        for name in module._NAMES
+        for name in vocabulary.NAMES
     }
-    monkeypatch.setattr(module, "_OPERATIONS", operations)
+    monkeypatch.setattr(vocabulary, "OPERATIONS", operations)
     random = rng()
     for _ in range(600):
         trivial_augment(picture(1), random, (0, 0, 0))
@@ -169,13 +171,13 @@ def test_rotations_are_left_out_of_strong(monkeypatch: pytest.MonkeyPatch) -> No
     drawn = []
     operations = {
         key: (lambda image, level, sign, fill, key=key: (drawn.append(key), image)[1])
-        for key in module._NAMES
+        for key in vocabulary.NAMES
     }
-    monkeypatch.setattr(module, "_OPERATIONS", operations)
+    monkeypatch.setattr(vocabulary, "OPERATIONS", operations)
     policy = AUGMENTATIONS.get("strong")(PREP, avoid=("rotation",))
     for seed in range(200):
         policy(picture(1, (40, 40)), rng(seed))
-    assert set(drawn) == set(module._NAMES) - {"rotate", "shear_x", "shear_y"}
+    assert set(drawn) == set(vocabulary.NAMES) - {"rotate", "shear_x", "shear_y"}
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS.names())
