@@ -100,7 +100,8 @@ def test_every_problem_in_one_message(tmp_path: Path) -> None:
         "Got 'lionn' instead. Did you mean \"lion\"?",
         "phases.1.schedule must be one of cosine, constant, ",
         "Got 'cosin' instead. Did you mean \"cosine\"?",
-        "phases.1.augment must be one of none, light, standard, strong, trivial, rand, autoaugment, rich. Got 'heavy' instead.",
+        "phases.1.augment must be one of none, light, standard, strong, trivial, rand, autoaugment, rich. "
+        "Got 'heavy' instead.",
         "phases.1.train_from must be at most 5 (net has 5 stages; 5 is the head alone). Got 6 instead.",
     ):
         assert part in said, part
