@@ -80,8 +80,8 @@ class DataRecipe(_Section):
 
     path: str | None = None
     """Folder with one sub-folder per class, with or without train/ val/ test/ above the classes; a table (CSV, TSV,
-    JSON lines, Parquet) with a row per image; an archive (zip, tar, tar.gz) of either, read in place; or WebDataset
-    shards, by a pattern such as shards/{000..009}.tar or their folder."""
+    JSON lines, Parquet) with a row per image; an archive (zip, tar, tar.gz) of either, read in place; WebDataset
+    shards, by a pattern such as shards/{000..009}.tar or their folder; hf:NAME, or a folder by its save_to_disk."""
     image_column: str | None = None
     """Of a table: the column of image paths; default: path, image, file ..., the first that is there."""
     label_column: str | None = None

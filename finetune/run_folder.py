@@ -240,6 +240,8 @@ def repeatable(recipe: Recipe) -> Recipe:
     if recipe.data.path is not None:
         data = recipe.data.model_dump(exclude_unset=True)
         places = {"path": recipe.data.path, "root": recipe.data.root}
+        if recipe.data.path.startswith("hf:"):  # a name, no place
+            del places["path"]
         keys["data"] = data | {
             key: str(Path(place).expanduser().resolve()) for key, place in places.items() if place is not None
         }

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import ranks
+from finetune.data.hub import is_hub
 from finetune.recipe import DataRecipe
 from finetune.runtime import available_cores
 
@@ -102,7 +103,7 @@ def begin(recipe: DataRecipe) -> bool:
     cancel()
     if not safe or available_cores() < 2 or recipe.path is None or not Path(recipe.path).exists():
         return False
-    if ranks.asked():  # each of several processes will open its share alone
+    if ranks.asked() or is_hub(recipe.path):  # opened in shares, or by a library that does not like forks
         return False
     import multiprocessing
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finetune.data.archive import Branch
 from finetune.data.decode import IMAGE_SUFFIXES
-from finetune.data.place import Place
+from finetune.data.place import Inside, Place
 from finetune.errors import DataError
 
 ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -95,6 +95,8 @@ def candidates(folder: Folder) -> list[Place]:
 
 def looks_like_image(path: Place) -> bool:
     """Whether the name claims to be an image."""
+    if isinstance(path, Inside) and path.known_image:
+        return True
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 

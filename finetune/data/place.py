@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 BETWEEN = "!/"
 """What stands between an archive and the path inside of it: ``photos.zip!/ants/1.jpg``."""
@@ -17,7 +18,9 @@ class Inside(ABC):
     inner: str
     """The path inside, with ``/`` between its parts."""
     size: int
-    """Bytes; what ``read_bytes`` gives is never longer."""
+    """Bytes; 0 where that is not known before they are read."""
+    known_image: ClassVar[bool] = False
+    """Whether it is meant to be an image, whatever its name says."""
 
     @abstractmethod
     def read_bytes(self) -> bytes:

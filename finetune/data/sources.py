@@ -7,6 +7,7 @@ from pathlib import Path
 
 from finetune.data.archive import Branch, Contents, Member, index, is_archive, is_shard, plain_name, whole
 from finetune.data.columns import is_table
+from finetune.data.hub import is_hub, read_hub
 from finetune.data.layout import (
     ROLES,
     candidates,
@@ -25,6 +26,8 @@ from finetune.recipe import DataRecipe
 def listed(recipe: DataRecipe) -> tuple[Listing, str]:
     """What the source names, and what follows a split's name in messages. Raises DataError; opens no image."""
     path = Path(recipe.path).expanduser() if recipe.path is not None else None
+    if path is not None and is_hub(path):
+        return _grouped(read_hub(recipe), recipe, table=True), ""
     shards = _shards(path)
     if shards is not None:
         return _grouped(read_shards(recipe, shards), recipe, table=True), ""
@@ -52,8 +55,8 @@ def _in_archive(recipe: DataRecipe, path: Path) -> tuple[Listing, str]:
 
 
 def is_folder_of_classes(path: Path) -> bool:
-    """Whether classes are folders there, if it is there at all: no shards, and no tar that looks like one."""
-    if _shards(path) is not None:
+    """Whether classes are folders there, if it is there at all: no shards, nor a tar that looks like one."""
+    if is_hub(path) or _shards(path) is not None:
         return False
     if path.is_dir() or not (is_shard(path) and path.is_file()):
         return True
