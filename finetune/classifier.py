@@ -60,7 +60,10 @@ class Classifier:
     def fit(
         self, train: Any, val: Any = None, test: Any = None, *, classes: Sequence[str] | None = None
     ) -> Classifier:
-        """Train on a folder, a torch Dataset (anything with len, [index]) of (image, label), or a DataBundle.
+        """Train on arrays, a folder, a torch Dataset (anything with len, [index]) of (image, label), or a DataBundle.
+
+        Arrays: ``fit(X, y)``, or ``fit((X, y), (X_val, y_val), (X_test, y_test))``. X: (N, H, W), (N, H, W, C) or
+        (N, C, H, W), uint8 or floats in [0, 1]; or a list of images. y: (N,) ints or texts.
 
         Without ``val`` and ``test`` both are split off, stratified. Raises FinetuneError; Interrupted leaves
         the run folder, which its message names, for ``finetune.resume``.
@@ -83,11 +86,13 @@ class Classifier:
     def _read(
         self, train: Any, val: Any, test: Any, classes: Sequence[str] | None
     ) -> tuple[DataBundle | None, Recipe]:
+        from finetune.data.arrays import paired
         from finetune.data.datasets import class_names
         from finetune.data.imageset import DataBundle
         from finetune.data.load import from_datasets
 
         self._integers = False
+        train, val, test = paired(train, val, test, self.recipe.data.task)
         if isinstance(train, (str, os.PathLike)):
             if val is not None or test is not None:
                 raise ConfigError(
@@ -179,6 +184,9 @@ class Classifier:
         if not self.run_.task.plain:
             what = f"The data to score where the task is {self.run_.task.name}"
             raise DataError(must(what, "the path of a table or folder", type(data).__name__))
+        from finetune.data.arrays import as_dataset
+
+        data = data if labels is not None else as_dataset(data, "data")
         pairs = (
             list(zip(data, labels, strict=True))
             if labels is not None

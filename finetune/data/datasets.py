@@ -12,7 +12,7 @@ from PIL import Image
 
 from finetune.data.decode import to_rgb
 from finetune.data.folder import Decoded, default_decoded
-from finetune.data.imageset import ImageInfo, ImageSet
+from finetune.data.imageset import ImageInfo, ImageSet, Quarantined
 from finetune.errors import DataError, must
 from finetune.task import SINGLE_LABEL, Task
 
@@ -34,6 +34,7 @@ class ReadDataset:
         self.dataset, self.name = dataset, name
         label_of = label_of or _label
         self.labels: list[int | str] = []
+        self.quarantined: tuple[Quarantined, ...] = ()
         self.fingerprints: list[bytes] = []
         self.infos: list[ImageInfo] = []
         self._decoded: Decoded = default_decoded()
@@ -46,6 +47,16 @@ class ReadDataset:
             self.fingerprints.append(digest.digest())
             self.infos.append(ImageInfo(image.width, image.height, mode))
             self._decoded.put(str(index), image)
+
+    def image_set(
+        self,
+        labels: np.ndarray,
+        classes: tuple[str, ...],
+        task: Task = SINGLE_LABEL,
+        values: np.ndarray | None = None,
+    ) -> ImageSet:
+        """The images with what they are to mean."""
+        return DatasetImages(self, labels, classes, task, values)
 
     def image(self, row: int) -> Image.Image:
         kept = self._decoded.get(str(row))

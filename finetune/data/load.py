@@ -12,10 +12,12 @@ import numpy as np
 
 from finetune import ranks
 from finetune.data import ahead
-from finetune.data.datasets import DatasetImages, ReadDataset, class_names, labels_text, number_text
+from finetune.data.arrays import ArrayDataset, paired
+from finetune.data.datasets import ReadDataset, class_names, labels_text, number_text
 from finetune.data.folder import Checked, FolderImages, Pixels, check_together, default_decoded
 from finetune.data.imageset import DataBundle, ImageSet, Quarantined
 from finetune.data.listing import Listing, Row, groups_of
+from finetune.data.samples import ReadSamples, labels_of_dataset, samples_of
 from finetune.data.sources import listed
 from finetune.data.splitting import split_sets
 from finetune.data.targets import encode, task_of
@@ -121,27 +123,39 @@ def from_datasets(
     recipe: DataRecipe | None = None,
     seed: int = 0,
 ) -> DataBundle:
-    """The same from torch Datasets (anything with len and [index]) of (image, label).
+    """The same from torch Datasets (anything with len and [index]) of (image, label), or from pairs (X, y) of arrays.
 
     Images: PIL, uint8 arrays or tensors, float ones in [0, 1]. Labels: ints or strings. ``classes`` names the
     int labels; without it the names come from the dataset's ``classes`` or are the labels themselves. Classes
     without a training image are left out. Where the recipe's task is multi-label, labels are lists of names or
-    arrays of 0 and 1; where it is regression, numbers. Raises DataError.
+    arrays of 0 and 1; where it is regression, numbers. Of torchvision's data sets the labels are looked at before any
+    image is loaded, and the files of an ImageFolder without a transform are opened as those of a folder are. Raises
+    DataError.
     """
     recipe = recipe or DataRecipe()
+    train, val, test = paired(train, val, test, recipe.task)
+    source = "arrays" if isinstance(train, ArrayDataset) else type(train).__name__
     if recipe.task in ("multi-label", "regression"):
         return _from_values(
             TASKS[recipe.task], {"train": train, "val": val, "test": test}, classes, recipe, seed
         )
-    parts = {name: ReadDataset(part, name) for name, part in (("train", train), ("val", val), ("test", test))
-             if part is not None}  # fmt: skip
-    if "train" not in parts:
+    if train is None:
         raise DataError(must("train", "a dataset of (image, label)", "None"))
     names = list(classes) if classes is not None else list(class_names(train) or [])
     if len(set(names)) < len(names):
         raise DataError(
             must("classes", "different names", str(sorted(n for n in set(names) if names.count(n) > 1)))
         )
+    asked = {
+        name: part for name, part in (("train", train), ("val", val), ("test", test)) if part is not None
+    }
+    for split, part in asked.items():  # a wrong label is told before images are loaded
+        for i, label in enumerate(labels_of_dataset(part) or ()):
+            _named(label, names, f"{split}[{i}]")
+    early = labels_of_dataset(train)
+    if early is not None:
+        _require_two([str(label) for label in dict.fromkeys(early)], "train", ())
+    parts = {name: _read(part, name, recipe) for name, part in asked.items()}
     named = {split: [_named(label, names, f"{split}[{i}]") for i, label in enumerate(part.labels)]
              for split, part in parts.items()}  # fmt: skip
     if len({type(label) for labels in named.values() for label in labels}) > 1:
@@ -156,11 +170,17 @@ def from_datasets(
         _require_known(Counter(map(str, named[split])), final, split, "train")
         number = {n: k for k, n in enumerate(order)}
         labels = np.array([number[n] for n in named[split]], dtype=np.int64)
-        given[split] = DatasetImages(part, labels, final)
+        given[split] = part.image_set(labels, final)
     if set(given) == {"train"}:
         given = {"all": given["train"]}
-    return split_sets(given, recipe, seed, notes=notes, source=type(train).__name__,
+    quarantined = tuple(aside for part in parts.values() for aside in part.quarantined)
+    return split_sets(given, recipe, seed, notes=notes, quarantined=quarantined, source=source,
                       names={s: s for s in ("all", *parts)})  # fmt: skip
+
+
+def _read(part: Any, name: str, recipe: DataRecipe) -> ReadDataset | ReadSamples:
+    files = samples_of(part)
+    return ReadDataset(part, name) if files is None else ReadSamples(files[0], name, files[1], recipe)
 
 
 _BETWEEN = "\x1f"  # the unit separator of ASCII: no name holds it
@@ -185,7 +205,7 @@ def _from_values(
     sets: dict[str, ImageSet] = {}
     for split, part in parts.items():
         own = np.array([row.split == split for row in rows])
-        sets[split] = DatasetImages(part, found.strata[own], found.classes, task, found.values[own])
+        sets[split] = part.image_set(found.strata[own], found.classes, task, found.values[own])
     if set(sets) == {"train"}:
         sets = {"all": sets["train"]}
     return split_sets(sets, recipe, seed, notes=found.notes, source=type(given["train"]).__name__,
