@@ -56,7 +56,7 @@ def _strategy(name: str) -> Callable[[Context], Plan]:
 
 def plain_full(ctx: Context) -> Plan:
     """Everything at 1/10 of the source rate from a random head: finetuning as most tutorials have it."""
-    from finetune.strategy.schedule import gradient_phase
+    from finetune.strategy.schedule import HEAD_FACTOR, gradient_phase
 
     full = next(p for p in _strategy("full")(ctx).phases if isinstance(p, GradientPhase))
     tune = gradient_phase(
@@ -65,6 +65,7 @@ def plain_full(ctx: Context) -> Plan:
         train_from=0,
         regularise=full.label_smoothing > 0,
         norms=full.batch_norm,
+        head_factor=HEAD_FACTOR,
     )
     tune = tune.model_copy(update={"keep": full.keep})
     return Plan(strategy="plain-full", phases=(tune,), why="Everything at once, the head from random.")

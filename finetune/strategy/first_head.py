@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune.strategy.context import Context
 from finetune.strategy.plan import GradientPhase, ProbePhase
-from finetune.strategy.schedule import gradient_phase, head_phase
+from finetune.strategy.schedule import HEAD_FACTOR, gradient_phase, head_phase
 
 
 def first_head(ctx: Context) -> ProbePhase | GradientPhase:
@@ -16,7 +16,7 @@ def first_head(ctx: Context) -> ProbePhase | GradientPhase:
     """
     if ctx.train.head != "bottleneck":
         return head_phase(ctx)
-    phase = gradient_phase(ctx, name="head first", train_from=ctx.num_stages)
+    phase = gradient_phase(ctx, name="head first", train_from=ctx.num_stages, head_factor=HEAD_FACTOR)
     once = {
         "augment": "none",
         "mixup": 0.0,

@@ -25,7 +25,7 @@ class Lora(Strategy):
     def plan(self, ctx: Context) -> Plan:
         """Head first, then the adapters, with AdamW and without weight decay."""
         asked = ctx.train
-        tune = gradient_phase(ctx, name="adapters", train_from=min(1, ctx.last), head_factor=1.0)
+        tune = gradient_phase(ctx, name="adapters", train_from=min(1, ctx.last))
         changes: dict[str, object] = {"trains": "lora", "lora_rank": asked.lora_rank}
         if asked.optimizer is None:
             changes["optimizer"] = "adamw"

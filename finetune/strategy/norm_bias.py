@@ -24,7 +24,7 @@ class NormBias(Strategy):
 
     def plan(self, ctx: Context) -> Plan:
         """Head first, then the vectors of all stages, without weight decay."""
-        tune = gradient_phase(ctx, name="norms and biases", train_from=0, head_factor=1.0)
+        tune = gradient_phase(ctx, name="norms and biases", train_from=0)
         changes: dict[str, object] = {"trains": "norms-biases"}
         if ctx.asked_lr is None:
             below = kind(tune.optimizer).below_sgd

@@ -20,7 +20,7 @@ from finetune.strategy.context import Context
 from finetune.strategy.plan import GradientPhase, ProbePhase
 
 HEAD_FACTOR = 10.0
-"""The head learns this much faster than the body."""
+"""A head from random weights learns this much faster than the body would; one that was solved first goes with it."""
 
 MIN_STEPS = 300
 """Fewer optimizer steps than this do not move a network at 1/10 of its source learning rate."""
@@ -29,7 +29,7 @@ MIN_STEPS = 300
 def gradient_phase(
     ctx: Context, *, name: str, train_from: int, lr_factor: float = 0.1, epochs_factor: float = 1.0,
     decay_over_depth: float = 1.0, regularise: bool = False, norms: Literal["frozen", "train"] = "frozen",
-    head_factor: float = HEAD_FACTOR, from_random: bool = False,
+    head_factor: float = 1.0, from_random: bool = False,
 ) -> GradientPhase:  # fmt: skip
     """A gradient phase with this project's defaults and the recipe's overrides.
 

@@ -23,7 +23,6 @@ class Scratch(Strategy):
             lr_factor=1.0,
             epochs_factor=2.0,
             regularise=True,
-            head_factor=1.0,
             from_random=True,
         ).model_copy(update={"batch_norm": "train"})
         return Plan(

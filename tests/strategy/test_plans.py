@@ -99,11 +99,14 @@ def test_norms_and_biases_have_rates_of_their_own() -> None:
 
 
 def test_one_tenth_of_the_source_learning_rate() -> None:
-    """A tenth of SGD's 0.4, no less for a batch smaller than the source's 128, more for a larger one; the head at ten
-    times that. From scratch the rate goes with the batch, and Adam's with its square root."""
+    """A tenth of SGD's 0.4, no less for a batch smaller than the source's 128, more for a larger one; the head, which
+    was solved first, goes with it. From scratch the rate goes with the batch, and Adam's with its square root."""
     phase = tuning(plan("partial"))
     assert phase.lr == pytest.approx(0.04)
-    assert phase.head_lr == pytest.approx(0.4)
+    assert phase.head_lr == pytest.approx(0.04)
+    unfitted = plan("partial", head="bottleneck").phases[0]
+    assert isinstance(unfitted, GradientPhase)
+    assert unfitted.head_lr == pytest.approx(0.4)
     assert tuning(plan("scratch")).lr == pytest.approx(0.2)
     assert tuning(plan("partial", accumulate=2)).lr == pytest.approx(0.04)
     assert tuning(plan("partial", accumulate=4)).lr == pytest.approx(0.08)
