@@ -208,7 +208,7 @@ def main() -> None:
                     writer.writerow(row)
                     file.flush()
                     print(
-                        f"{case.name}, {strategy}, seed {seed}: {float(str(row['accuracy'])):.3f} in {row['seconds']} s",
+                        f"{case.name}, {strategy}, seed {seed}: {row['accuracy']} in {row['seconds']} s",
                         flush=True,
                     )
 

@@ -151,8 +151,8 @@ class _Steps(_Section):
     """Peak learning rate of the body; default: 1/10 of the card's source LR, Adam's scaled to the batch; auto: found by
     a range test (arXiv 1506.01186) when the phase begins, ratios between groups as they would be."""
     head_lr: float | None = Field(None, gt=0, le=1000)
-    """Peak learning rate of the head; default: the body's, which suits a head that was fitted first. Beside lr auto only
-    the ratio to the default counts."""
+    """Peak learning rate of the head; default: the body's, which suits a head that was fitted first. Beside lr auto
+    only the ratio to the default counts."""
     stage_decay: float | None = Field(None, gt=0, le=1)
     """Factor between the LRs of neighbouring stages, towards the input."""
     optimizer: str | None = None

@@ -148,8 +148,8 @@ def label_noise(curve: Curve) -> Finding | None:
                 f"({there:.0f}% against {then:.0f}% at epoch {point.epoch})")  # fmt: skip
     elif parted:
         seen = (f"At epoch {parted.epoch} training and validation accuracy were level "
-                f"({100 * (parted.val_accuracy or 0):.0f}%); since then training accuracy rose to {100 * train:.0f}% and "
-                f"validation accuracy hardly moved ({100 * last:.0f}%)")  # fmt: skip
+                f"({100 * (parted.val_accuracy or 0):.0f}%); since then training accuracy rose to {100 * train:.0f}% "
+                f"and validation accuracy hardly moved ({100 * last:.0f}%)")  # fmt: skip
     else:
         seen = f"Training accuracy ended at {100 * train:.0f}%, below the validation accuracy of {100 * last:.0f}%"
     return Finding(

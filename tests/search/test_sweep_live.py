@@ -53,11 +53,12 @@ def test_ctrl_c_and_the_same_command_again(noisy_folder: Path, tmp_path: Path) -
 def test_asha_stops_the_trials_that_fall_behind(small: dict[str, Any], tmp_path: Path) -> None:
     small["strategy"] = "scratch"
     small["train"] |= {"epochs": 9}
-    rates = "choice(1e-7, 2e-7, 3e-7, 4e-7, 5e-7, 6e-7)"  # nothing moves at these; the default rate, tried first, does
+    rates = "choice(1e-7, 1e-5, 1e-4, 1e-3, 10, 30)"  # none is any good; the default rate, tried first, is
     found = sweep(small, space={"train.lr": rates}, trials=7, sampler="grid", pruner="asha", metric="log-loss",
                   out=tmp_path / "out")  # fmt: skip
-    states = [row.state for row in found.rows]
-    assert states[0] == "complete"
-    assert states.count("pruned") >= 2
+    assert found.rows[0].state == "complete"
+    pruned = [row for row in found.rows if row.state == "pruned"]
+    assert pruned
+    assert all(row.reason for row in pruned)
     assert found.best is not None
-    assert found.best.default
+    assert found.best.default, found.rows
