@@ -106,11 +106,11 @@ def shrinkage(maps: np.ndarray, size: tuple[int, int], side: int) -> np.ndarray:
     return np.asarray(np.sqrt(area * size[0] * size[1]) / side)
 
 
-def _leaves(maps: np.ndarray) -> np.ndarray:
-    """(B,) whether an output corner lies outside the source."""
+def _leave(maps: np.ndarray) -> bool:
+    """Whether any output corner lies outside its source."""
     corners = np.array([[-1.0, 1, -1, 1], [-1.0, -1, 1, 1], [1, 1, 1, 1]])
     seen = maps @ corners
-    return np.asarray((np.abs(seen[:, :2] / seen[:, 2:]) > 1 + 1e-6).any(axis=(1, 2)))
+    return bool((np.abs(seen[:, :2] / seen[:, 2:]) > 1 + 1e-6).any())
 
 
 def resample(
@@ -136,12 +136,10 @@ def resample(
                 half = [-(-n // 2) for n in source.shape[2:]]
                 source = F.interpolate(source.float(), half, mode="area")
             out[rows] = _lookup(source, grid[rows])
-    outside = _leaves(maps) if bends is None else np.ones(len(maps), dtype=bool)
-    if outside.any():
-        rows = torch.from_numpy(np.flatnonzero(outside)).to(device)
-        inside = (grid[rows].abs() <= 1).all(dim=3).unsqueeze(1)
-        colour = torch.tensor(fill, dtype=torch.float32).to(device).view(1, 3, 1, 1)
-        out[rows] = torch.where(inside, out[rows], colour)
+    if bends is not None or _leave(maps):
+        beyond = torch.maximum(grid[..., 0].abs(), grid[..., 1].abs()) > 1
+        for channel, value in enumerate(fill):
+            out[:, channel].masked_fill_(beyond, value)
     return out
 
 

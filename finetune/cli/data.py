@@ -1,4 +1,4 @@
-"""``finetune data check``."""
+"""``finetune data`` and ``finetune data check``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from finetune.cli.app import LazyGroup
 if TYPE_CHECKING:
     from finetune.audit.audit import Audit
 
-_LAZY = {"check": ("finetune.cli.data:check", "Look for copies, leaks, wrong labels and strangers.")}
+_LAZY = {
+    "check": ("finetune.cli.data:check", "Look for copies, leaks, wrong labels and strangers."),
+    "preview": ("finetune.cli.preview:preview", "Draw originals beside augmented samples."),
+}
 _SHOWN = 5
 
 
