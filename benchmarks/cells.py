@@ -123,13 +123,15 @@ def measure(
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """Markdown: mean accuracy over seeds [min..max], the best of each row in bold."""
+    """Markdown: mean accuracy over seeds [min..max], the best of each row in bold; a table for each backbone and set
+    of recipe keys."""
     lines = []
-    shown = [*STRATEGIES, *sorted({r["strategy"] for r in rows} - set(STRATEGIES))]
-    for backbone in sorted({r["backbone"] for r in rows}):
-        mine = [r for r in rows if r["backbone"] == backbone]
+    for backbone, settings in sorted({(r["backbone"], r["settings"]) for r in rows}):
+        mine = [r for r in rows if (r["backbone"], r["settings"]) == (backbone, settings)]
+        shown = [s for s in (*STRATEGIES, *sorted({r["strategy"] for r in mine} - set(STRATEGIES)))
+                 if any(r["strategy"] == s for r in mine)]  # fmt: skip
         lines += [
-            f"**{backbone}**",
+            f"**{backbone}**" + (f", `{settings}`" if settings else ""),
             "",
             "| data set | cell | train / test images | " + " | ".join(shown) + " |",
             "|---" * (3 + len(shown)) + "|",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import threading
 import time
@@ -129,6 +130,7 @@ class Pipeline:
                 self.folder.create(self.recipe, setup.given[1] if setup.given else None)
                 self.created = True
                 self.folder.record_images(setup.bundle)
+                self._glance(setup.bundle)
                 self.folder.write_json("env.json", runtime.environment(self.device))
             else:
                 self.folder.require_same_images(setup.bundle)
@@ -137,6 +139,20 @@ class Pipeline:
 
         ranks.on_main(prepare)
         return setup
+
+    def _glance(self, bundle: DataBundle) -> None:
+        """Copies that leak or contradict each other, told before anything is learned from them."""
+        from finetune.audit.glance import glance
+
+        found = glance(bundle)
+        self.folder.write_json("data_check.json", found.to_dict())
+        for line in found.lines():
+            self.listener.on_message(f"Data check: {line}")
+        if found.found and self.recipe.data.path is not None:
+            command = f"finetune data check {shlex.quote(self.recipe.data.path)}"
+            self.listener.on_message(
+                f"{command} looks closer: pictures saved again, wrong labels, strangers; --fix writes a cleaned list."
+            )
 
     def _decide_together(self, setup: Setup) -> Plan:
         """All processes compute the features; the main one decides, for all."""

@@ -1,0 +1,87 @@
+"""The short form of ``finetune data check`` inside every run: what can be said without looking at a pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from finetune.audit.copies import same_bytes
+from finetune.audit.names import similar_classes
+
+if TYPE_CHECKING:
+    from finetune.data.imageset import DataBundle
+
+_MOST_CLASSES = 1000
+"""Names of more classes are not compared with each other: that would take seconds."""
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What was found at first sight."""
+
+    leaked: tuple[tuple[str, ...], ...]
+    """Groups of images of the same bytes in more than one split."""
+    contradicting: tuple[tuple[str, ...], ...]
+    """Groups of the same bytes under different labels."""
+    copies: int
+    """Images that are there once more, in one split and under one label."""
+    similar: tuple[tuple[str, str], ...]
+    """Class names that look like one class."""
+
+    @property
+    def found(self) -> bool:
+        """Whether there is anything to say."""
+        return bool(self.leaked or self.contradicting or self.copies or self.similar)
+
+    def lines(self) -> list[str]:
+        """A sentence for each finding, the worst first; empty where there is none."""
+        said = []
+        if self.leaked:
+            said.append(f"{_sets(self.leaked)} in two splits, such as {_example(self.leaked)}: figures on them tell "
+                        "what was learned by heart.")  # fmt: skip
+        if self.contradicting:
+            said.append(f"{_sets(self.contradicting)} under two labels, such as {_example(self.contradicting)}: one of "
+                        "them is wrong.")  # fmt: skip
+        if self.copies:
+            noun = "image is a copy" if self.copies == 1 else "images are copies"
+            said.append(f"{self.copies:,} {noun} of another, byte for byte.")
+        said += [f"Classes {a!r} and {b!r}: are they one?" for a, b in self.similar]
+        return said
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON."""
+        return {
+            "cross_split": [list(group) for group in self.leaked],
+            "cross_class": [list(group) for group in self.contradicting],
+            "copies": self.copies,
+            "similar_classes": [list(pair) for pair in self.similar],
+        }
+
+
+def glance(bundle: DataBundle) -> Glance:
+    """Compare the images' digests, which are known already, and the classes' names."""
+    parts = {"train": bundle.train, "val": bundle.val, "test": bundle.test}
+    images = [(split, part, i) for split, part in parts.items() for i in range(len(part))]
+    leaked, contradicting, copies = [], [], 0
+    for group in same_bytes([part.fingerprint(i) for _, part, i in images]):
+        members = [images[k] for k in group]
+        names = tuple(part.name(i) for _, part, i in members)
+        across = len({split for split, _, _ in members}) > 1
+        labels = len({part.truth(i) for _, part, i in members}) > 1
+        if across:
+            leaked.append(names)
+        if labels:
+            contradicting.append(names)
+        if not across and not labels:
+            copies += len(names) - 1
+    compared = bundle.task.name != "regression" and len(bundle.classes) <= _MOST_CLASSES
+    similar = similar_classes(bundle.classes) if compared else []
+    return Glance(tuple(leaked), tuple(contradicting), copies, tuple(similar))
+
+
+def _sets(groups: tuple[tuple[str, ...], ...]) -> str:
+    return "1 image is" if len(groups) == 1 else f"{len(groups):,} images are"
+
+
+def _example(groups: tuple[tuple[str, ...], ...]) -> str:
+    return f"{groups[0][0]} and {groups[0][1]}"
