@@ -59,6 +59,7 @@ def run(
         FinetuneError: one of the tree in ``finetune.errors``; nothing half-made is left behind.
         Interrupted: stopped by Ctrl-C or SIGTERM; ``resume`` goes on.
     """
+    from finetune.crossval import of_all_folds, start_folds
     from finetune.pipeline import Pipeline
 
     if plan is not None:
@@ -68,7 +69,10 @@ def run(
     resolved = as_recipe(recipe, *overrides)
     with _together(resolved):
         folder = RunFolder(ranks.on_main(lambda: RunFolder.choose(resolved).path))
-        Pipeline(resolved, folder, data, _heard(listener), figures, plan).start()
+        if of_all_folds(resolved):
+            start_folds(resolved, folder, data, _heard(listener), figures, plan)
+        else:
+            Pipeline(resolved, folder, data, _heard(listener), figures, plan).start()
     return Run(folder.path)
 
 
@@ -98,13 +102,17 @@ def resume(
     figures: bool = True,
 ) -> Run:
     """Go on with a stopped run; a finished one is returned as it is. Raises FinetuneError."""
+    from finetune.crossval import go_on_with_folds, of_all_folds
     from finetune.pipeline import Pipeline
 
     folder = RunFolder.find(path)
     recipe = folder.recipe()
     with _together(recipe):
         if not ranks.on_main(lambda: folder.finished):
-            Pipeline(recipe, folder, data, _heard(listener), figures).go_on()
+            if of_all_folds(recipe):
+                go_on_with_folds(recipe, folder, _heard(listener), figures)
+            else:
+                Pipeline(recipe, folder, data, _heard(listener), figures).go_on()
     return Run(folder.path)
 
 

@@ -102,6 +102,11 @@ class DataRecipe(_Section):
     """Share of the training images held out for validation where no val/ folder is given."""
     test_fraction: float = Field(0.15, gt=0, lt=0.5)
     """Share of the images held out for the final test where neither val/ nor test/ is given."""
+    folds: int | None = Field(None, ge=2, le=100)
+    """k of k-fold cross-validation: k networks, each tested on the fold that it has not seen. A given val set joins the
+    images that are divided, a given test set stays out."""
+    fold: int | None = Field(None, ge=1)
+    """Train and test this fold alone, 1 to folds; default: all, and their summary."""
     split_seed: int | None = Field(None, ge=0, lt=2**32)
     """Seeds the splits and limit_per_class; default: the recipe's seed. The same in runs of several seeds, they can
     be compared and put together on one test split."""
@@ -113,6 +118,14 @@ class DataRecipe(_Section):
     """Threads that decode and augment images."""
     max_pixels: int = Field(100_000_000, ge=1)
     """Images with more pixels are quarantined as decompression bombs."""
+
+    @field_validator("fold")
+    @classmethod
+    def _one_of_folds(cls, value: int | None, info: ValidationInfo) -> int | None:
+        folds = info.data.get("folds")
+        if value is not None and (folds is None or value > folds):
+            raise ValueError(f"must be 1 to {folds}" if folds else "must be left out where data.folds is")
+        return value
 
 
 class ProbeRecipe(_Section):

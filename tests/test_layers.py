@@ -28,6 +28,7 @@ LAYERS = [
     {"advice"},
     {"race"},
     {"pipeline"},
+    {"crossval"},
     {"api", "rehearsal"},
     {"classifier", "search", "ensemble"},
     {"cli"},

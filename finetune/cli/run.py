@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     help="Never divide a patient, track ...: a column of the table, or a pattern such as '(p\\d+)_' in names.",
 )
 @click.option(
+    "--folds", type=int, metavar="K", help="Cross-validate: K networks, each tested on a fold of its own."
+)
+@click.option(
     "--strategy", metavar="NAME", help="auto (default), linear, multistage, partial, full, lp-ft, scratch."
 )
 @click.option(
@@ -56,6 +59,7 @@ def run(
     overrides: tuple[str, ...],
     data: str | None,
     group_by: str | None,
+    folds: int | None,
     strategy: str | None,
     backbone: str | None,
     recipe: str | None,
@@ -84,6 +88,7 @@ def run(
         (*overrides, "train.preflight=false") if no_preflight else overrides,
         data=data,
         group_by=group_by,
+        folds=folds,
         recipe=recipe,
         strategy=strategy,
         backbone=backbone,
@@ -113,6 +118,7 @@ def asked_for(
     data: str | None,
     recipe: str | None,
     group_by: str | None = None,
+    folds: int | None = None,
     **keys: Any,
 ) -> Recipe:
     """The recipe that a command line adds up to: the file, then the options, then KEY=VALUE.
@@ -129,7 +135,7 @@ def asked_for(
         path = find_recipe(recipe)
         tree, source = read_yaml(path), path.name
     tree.update({key: value for key, value in keys.items() if value is not None})
-    given = {"path": data, "group_by": group_by}
+    given: dict[str, Any] = {"path": data, "group_by": group_by, "folds": folds}
     if any(value is not None for value in given.values()):
         section = tree.get("data")
         given = {key: value for key, value in given.items() if value is not None}

@@ -147,7 +147,7 @@ def cancel() -> None:
 
 def _key(recipe: DataRecipe) -> tuple[Any, ...]:
     """What a reading depends on; how the images are divided comes later."""
-    split = {"val_fraction", "test_fraction", "limit_per_class", "image_size"}
+    split = {"val_fraction", "test_fraction", "limit_per_class", "image_size", "folds", "fold"}
     return tuple(recipe.model_dump(exclude=split).items())
 
 

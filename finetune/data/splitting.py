@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from finetune.data.imageset import DataBundle, ImageSet, Quarantined
+from finetune.data.folds import folds_of
+from finetune.data.imageset import DataBundle, ImageSet, Joined, Quarantined
 from finetune.data.splits import carve, carve_groups, limit
 from finetune.data.stratify import carve_labels
 from finetune.errors import ConfigError, DataError, must
@@ -40,6 +41,9 @@ def split_sets(
     train, val, test          used as they are
     ========================  =====================================================================
 
+    With ``folds`` the recipe's fold of all (of train and val, where given) is the test set, val_fraction of the others
+    validates, and a given test set is left alone.
+
     ``limit_per_class`` bounds what training may see of a class: the training and validation images together
     where validation is carved out of train, each of the two where both are given. The test set is never cut.
 
@@ -65,7 +69,15 @@ def split_sets(
             must("data.limit_per_class", f"left out where the task is {pool.task.name}", recipe.limit_per_class,
                  "Only classes can be limited one by one.")
         )  # fmt: skip
-    if val is not None and test is None:
+    if recipe.folds is not None:
+        if val is not None:
+            pool, tracks = Joined(pool, val), _joined_tracks(pool, val, groups or {}, main)
+        kept, held = _fold(pool, recipe, seed, tracks)
+        told.append(_said_of_fold(recipe, seed, _BY[pool.task.name], "test" in given, called))
+        told += _copies(pool)
+        pool, test, val = pool.subset(kept), pool.subset(held), None
+        tracks.keep(kept)
+    elif val is not None and test is None:
         told.append(
             f"{called.get('val', 'val')} was given but no test set: it is the test set, and nothing is tuned "
             f"on it; validation is {share:.0%} of {called.get('train', 'train')}."
@@ -80,7 +92,8 @@ def split_sets(
             f"{recipe.val_fraction:.0%} / {recipe.test_fraction:.0%} by {_BY[pool.task.name]} with seed {seed}."
         )
         share = recipe.val_fraction / (1 - recipe.test_fraction)
-    told += _copies(pool)
+    if recipe.folds is None:
+        told += _copies(pool)
 
     if test is None:
         kept, held = tracks.carve(pool, recipe.test_fraction, seed)
@@ -100,6 +113,33 @@ def split_sets(
     told += _rare(pool, val, test)
     told += _leaks(pool, val, test)
     return DataBundle(pool, val, test, quarantined=quarantined, notes=tuple(told), source=source)
+
+
+def _fold(pool: ImageSet, recipe: DataRecipe, seed: int, tracks: _Tracks) -> tuple[np.ndarray, np.ndarray]:
+    """(images that train and validate, images of the recipe's fold)."""
+    if recipe.folds is None or recipe.fold is None:
+        remedy = "`finetune run` trains every fold; anything else looks at one: data.fold=1."
+        raise ConfigError(must("data.fold", "given beside data.folds here", recipe.fold, remedy))
+    groups = None if tracks.groups is None else tracks.groups.tolist()
+    held = folds_of(pool, recipe.folds, seed, groups) == recipe.fold - 1
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _said_of_fold(recipe: DataRecipe, seed: int, by: str, tested: bool, called: Mapping[str, str]) -> str:
+    said = (
+        f"Fold {recipe.fold} of {recipe.folds} by {by} with seed {seed} is the test set; validation is "
+        f"{recipe.val_fraction:.0%} of the others."
+    )
+    return f"{said} {called.get('test', 'test')} takes no part in it." if tested else said
+
+
+def _joined_tracks(
+    pool: ImageSet, val: ImageSet, groups: Mapping[str, Sequence[object]], main: str
+) -> _Tracks:
+    if main not in groups and "val" not in groups:
+        return _Tracks(None)
+    first = groups.get(main, [f"{main} {i}" for i in range(len(pool))])
+    return _Tracks([*first, *groups.get("val", [f"val {i}" for i in range(len(val))])])
 
 
 class _Tracks:
