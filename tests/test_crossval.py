@@ -202,7 +202,7 @@ def test_a_stopped_run_of_all_folds_goes_on(picture_folder: Path, tmp_path: Path
     (done.path / "result.json").unlink()
     (done.path / "fold-1" / "predictions.csv").write_text("image,label\n")
     with pytest.raises(
-        FinetuneError, match="must be the answers to the images of its fold.*Delete .*fold-1, then: fine"
+        RunError, match="must be the answers to the images of its fold.*Delete .*fold-1, then: fine"
     ):
         resume(done.path, figures=False)
 
