@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +31,13 @@ from finetune.training.job import Desk, Job, load_model_state, model_state, trai
 from finetune.training.loop import fit
 from finetune.training.metrics_log import MetricsLog
 from finetune.training.micro_batch import settle, shrinking
-from finetune.training.norms import moving, norms_line, reestimate, restore, statistics
+from finetune.training.norms import moving, reestimate
 from finetune.training.opening import checked, rates_found
 from finetune.training.optim import describe_groups, param_groups, summary_lines
 from finetune.training.precision import Precision, choose_precision
+from finetune.training.probing import Probing, images_of
 from finetune.training.record import Record
 from finetune.training.refusals import refuse_impossible
-from finetune.training.rollback import copied
 from finetune.training.sharded import (
     gathered,
     precision_of,
@@ -53,7 +51,6 @@ from finetune.zoo.heads import Bottleneck
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle, ImageSet
-    from finetune.features.probe import ProbeResult
     from finetune.zoo.backbone import Backbone
 
 
@@ -129,6 +126,9 @@ class _Work:
             self.pristine = {
                 name: t.detach().cpu().clone() for name, t in self.backbone.model.state_dict().items()
             }
+        self.probing = Probing(
+            self.backbone, self.bundle, self.recipe, self.device, self.listener, self.pristine
+        )
         configure_threads(self.record.once("threads", lambda: choose_threads(self.recipe.threads)))
         self.adapted: tuple[str, ...] = ()
         if saved:
@@ -174,7 +174,7 @@ class _Work:
                 facts = self.record.phase(index)
                 facts.update(name=phase.name, kind=phase.kind)
                 if isinstance(phase, ProbePhase):
-                    self._probe_together(phase, facts)
+                    self.probing.carry_out(phase, facts)
                 else:
                     self._train(index, phase, facts, state)
                 facts["seconds"] = facts.get("seconds", 0.0) + time.perf_counter() - started
@@ -190,84 +190,6 @@ class _Work:
                 )
         self.backbone.freeze_below(0)
         return self.backbone.eval()
-
-    def _probe_together(self, phase: ProbePhase, facts: dict[str, Any]) -> None:
-        """All processes compute the features; the main one solves the head and hands it on."""
-        if ranks.alone():
-            return self._probe(phase, facts)
-        if phase.restart:
-            self.backbone.model.load_state_dict(self.pristine)
-        if phase.norms != "target":
-            from finetune.features.extract import extract_together
-
-            extract_together(self.backbone, self._bundle(phase).train, **self._extraction())
-        # On the CPU: another process would put tensors of a GPU onto this one's.
-        state = ranks.on_main(lambda: self._probed_state(phase, facts))
-        if not ranks.main():
-            load_model_state(self.backbone, state)
-        return None
-
-    def _probed_state(self, phase: ProbePhase, facts: dict[str, Any]) -> dict[str, Any]:
-        """A copy of the network with its solved head."""
-        self._probe(phase, facts)
-        state: dict[str, Any] = copied(model_state(self.backbone))
-        return state
-
-    def _probe(self, phase: ProbePhase, facts: dict[str, Any]) -> None:
-        """Solve the head on cached features, with the norms' statistics that the phase names."""
-        if phase.restart:
-            self.backbone.model.load_state_dict(self.pristine)
-        self.backbone.eval()
-        result = self._solve(phase) if phase.norms != "target" else None
-        if phase.norms != "source":
-            source, images = statistics(self.backbone), self._bundle(phase).train
-            threads = worker_count(self.recipe.data.workers)
-            if reestimate(self.backbone, images, self.device, threads, self.recipe.seed):
-                again = self._solve(phase)
-                better = result is None or again.chosen.log_loss < result.chosen.log_loss
-                if result is not None:
-                    losses = {"source": result.chosen.log_loss, "target": again.chosen.log_loss}
-                    told = {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}
-                    facts["norms"] = {"chosen": "target" if better else "source", "log_loss": told}
-                    self.listener.on_message(norms_line(losses))
-                if better:
-                    result = again
-                else:
-                    restore(self.backbone, source)
-        if result is None:  # a network without running statistics
-            result = self._solve(phase)
-        self.backbone.set_head(torch.from_numpy(result.weight), torch.from_numpy(result.bias), result.taps)
-        facts.update(
-            trained_parameters=result.weight.size + result.bias.size,
-            **result.to_dict(),
-        )
-        self.listener.on_message(result.story())
-
-    def _solve(self, phase: ProbePhase) -> ProbeResult:
-        from finetune.features.extract import extract
-        from finetune.features.outputs import fit_task_probe
-
-        features = extract(self.backbone, self._bundle(phase).train, **self._extraction())
-        return fit_task_probe(
-            self.bundle.task, phase, features.taps, features.labels, features.targets, len(self.bundle.classes),
-            self.recipe.seed,
-        )  # fmt: skip
-
-    def _extraction(self) -> dict[str, Any]:
-        return {
-            "batch_size": 64, "device": self.device, "cache": self.recipe.probe.cache,
-            "threads": self.recipe.data.workers, "message": self.listener.on_message,
-            "progress": lambda done, total: self.listener.on_progress("computing features", done, total),
-        }  # fmt: skip
-
-    def _bundle(self, phase: ProbePhase | GradientPhase) -> DataBundle:
-        """The images as the phase divides them: with ``train+val`` nothing is left to validate on."""
-        if phase.fit_on == "train":
-            return self.bundle
-        from finetune.data.imageset import Joined
-
-        train, val = self.bundle.train, self.bundle.val
-        return replace(self.bundle, train=Joined(train, val), val=val.subset([]))
 
     def _train(
         self,
@@ -294,7 +216,7 @@ class _Work:
         self._say_shares(phase)
         feed = Feed(
             backbone,
-            self._bundle(phase),
+            images_of(phase, self.bundle),
             phase,
             seed=seed + 7919 * index,
             threads=worker_count(self.recipe.data.workers),
@@ -323,7 +245,7 @@ class _Work:
             settle(job)
             phase = rates_found(job, self.record, self.listener.on_message)
         groups = describe_groups(param_groups(backbone, phase))
-        told = facts_of(index, phase, self._bundle(phase), self.recipe)
+        told = facts_of(index, phase, images_of(phase, self.bundle), self.recipe)
         facts.update(
             coach=told.to_dict(), groups=groups, trained_parameters=sum(g["parameters"] for g in groups)
         )
@@ -337,14 +259,14 @@ class _Work:
         job = Job(index, phase, backbone, feed, engine, self.desk)
         settle(job)
         if self.rehearse:
-            self.rehearse(job, self._bundle(phase).train)
+            self.rehearse(job, images_of(phase, self.bundle).train)
             return
         if self.sharded and self.recipe.train.preflight:
             self.listener.on_message(
                 "No preflight: with train.shard no process has the whole network to try."
             )
         elif not saved and self.recipe.train.preflight:
-            checked(job, self._bundle(phase).train, self.record, self.listener.on_message)
+            checked(job, images_of(phase, self.bundle).train, self.record, self.listener.on_message)
         self._pace(job, facts)
         if saved:
             job.load_state_dict(*saved)
@@ -358,7 +280,7 @@ class _Work:
             facts["snapshots"] = job.average.steps
         if phase.swa is not None and (layers := moving(backbone)):
             threads = worker_count(self.recipe.data.workers)
-            images = self._bundle(phase).train
+            images = images_of(phase, self.bundle).train
             ranks.on_main(lambda: reestimate(backbone, images, self.device, threads, seed, layers))
             ranks.spread_tensors(list(backbone.buffers()))
             self.listener.on_message(
