@@ -26,7 +26,7 @@ from finetune.strategy.measure import sample_indices
 from finetune.strategy.plan import Plan
 
 if TYPE_CHECKING:
-    from finetune.data.imageset import DataBundle
+    from finetune.data.imageset import DataBundle, ImageSet
     from finetune.training.plan_file import PlanLike
     from finetune.zoo.backbone import Backbone
 
@@ -76,8 +76,22 @@ def set_up(
         seed=recipe.seed,
         task=bundle.task.name,
     )
+    if recipe.data.normalise == "data":
+        _normalise_by_data(backbone, bundle.train, recipe, listener)
     listener.on_backbone(_facts(backbone, device, threads))
     return Setup(bundle, backbone.to(device), device, threads, obeyed)
+
+
+def _normalise_by_data(backbone: Backbone, images: ImageSet, recipe: Recipe, listener: Listener) -> None:
+    from finetune.data.statistics import channel_statistics
+    from finetune.data.threads import worker_count
+
+    mean, std = channel_statistics(images, backbone.preprocessing, worker_count(recipe.data.workers))
+    backbone.with_statistics(mean, std)
+    shown = [", ".join(f"{value:.3f}" for value in values) for values in (mean, std)]
+    listener.on_message(
+        f"Pixels are normalised by the training images' own mean {shown[0]} and std {shown[1]} (data.normalise=data)."
+    )
 
 
 def require_alike(setup: Setup) -> None:

@@ -304,7 +304,7 @@ def starting_backbone(plan: Plan, recipe: Recipe, bundle: DataBundle, pretrained
         return pretrained
     from finetune.zoo.create import create_backbone
 
-    return create_backbone(
+    made = create_backbone(
         recipe.backbone,
         pretrained=False,
         num_classes=len(bundle.classes),
@@ -312,6 +312,9 @@ def starting_backbone(plan: Plan, recipe: Recipe, bundle: DataBundle, pretrained
         seed=recipe.seed,
         task=bundle.task.name,
     ).to(next(pretrained.parameters()).device)
+    if pretrained.own_statistics:
+        made.with_statistics(pretrained.preprocessing.mean, pretrained.preprocessing.std)
+    return made
 
 
 def trained_parameters(backbone: Backbone, plan: Plan) -> int:

@@ -52,6 +52,8 @@ class Backbone(nn.Module):
         self.preprocessing: Preprocessing = card.preprocessing
         if image_size is not None:
             self.preprocessing = replace(self.preprocessing, size=image_size)
+        self.own_statistics = False
+        """Whether the mean and std of its preprocessing are another data set's than its card says."""
         self.head_path = head_path
         self.head_shape = head_shape
         self._probe_size = probe_size or self.preprocessing.size
@@ -308,6 +310,11 @@ class Backbone(nn.Module):
     def with_size(self, size: int) -> Backbone:
         """The same network, in place, with another input size in its preprocessing."""
         self.preprocessing = replace(self.preprocessing, size=size)
+        return self
+
+    def with_statistics(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Backbone:
+        """The same network, in place, with another mean and std of each channel in its preprocessing."""
+        self.preprocessing, self.own_statistics = replace(self.preprocessing, mean=mean, std=std), True
         return self
 
     def fold(self) -> Backbone:

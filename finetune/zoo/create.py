@@ -151,7 +151,12 @@ def config_of(backbone: Backbone) -> dict[str, Any]:
         "pretrained_cfg": pretrained_cfg,
         "model_args": arguments,
         "finetune": {
-            "card": {**card.model_dump(mode="json"), "sha256": None},
+            "card": {
+                **card.model_dump(mode="json"),
+                "sha256": None,
+                "mean": list(prep.mean),
+                "std": list(prep.std),
+            },
             "image_size": prep.size,
             "head_taps": list(backbone.head_taps),
             "plain": backbone.is_plain,

@@ -21,6 +21,8 @@ def preprocessing(scene: Scene) -> Check:
     """Compare with the card, and the values that reach the first layer with those computed from the card."""
     job, card = scene.job, scene.job.backbone.card
     used, wanted = asdict(job.backbone.preprocessing), asdict(card.preprocessing)
+    if job.backbone.own_statistics:
+        wanted |= {key: used[key] for key in ("mean", "std")}
     odd = [key for key in wanted if used[key] != wanted[key] and key not in _MEANT_TO_DIFFER]
     if odd:
         said = "; ".join(f"{key} {used[key]} where the card of {card.name} says {wanted[key]}" for key in odd)
@@ -35,7 +37,7 @@ def preprocessing(scene: Scene) -> Check:
         return Check(NAME, "failure", "all pixels are 0 or 1 of 255: the images are black to the network.",
                      "Images in [0, 1] were stored as whole numbers: multiply by 255 before.")  # fmt: skip
     seen = what_the_network_sees(job, pixels)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (card.mean, card.std))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (wanted["mean"], wanted["std"]))
     expected = ((pixels.float() / 255 - mean) / std)[: len(seen)]  # memory may hold fewer at a time
     if not bool(torch.isfinite(seen).all()):
         return Check(NAME, "failure", "values that are no numbers reach the network.", "Look at the images.")
