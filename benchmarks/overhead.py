@@ -8,6 +8,7 @@ Every figure is a ratio of CPU seconds of one process and one thread, the images
 loop        an epoch of full finetuning without augmentation: bare loop / ours, so 1 is no overhead at all
 defaults    the same with our defaults on (standard augmentation, weight averages, gradient clipping)
 partial     all epochs of the last stage: ours / (the frozen part once + the bare loop over the last stage)
+files       an epoch of full finetuning from JPEG files, decoded in the first one: ours / bare loop on tensors in memory
 
 With --data (a folder with train/ and test/) whole processes, from start to end, over the floor: a bare fp32 resnet18
 at 64 px, a step for each training image and a forward pass for each test image. `scratch` has the cost of plain full
@@ -27,11 +28,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+    from finetune.data.imageset import DataBundle
 
 SIZE, BATCH, CLASSES = 64, 64, 10
 
@@ -91,15 +95,44 @@ def bare_epoch(images: torch.Tensor, labels: torch.Tensor, forward: Any, optimiz
     return time.process_time() - began
 
 
+def random_images(images: int, files: Path | None) -> tuple[DataBundle, torch.Tensor, torch.Tensor]:
+    """Labelled noise as our loop takes it, and as tensors, (N, 3, SIZE, SIZE) uint8 and (N,); with ``files`` from JPEG
+    files of twice the side that are written there."""
+    import torch
+    from torchvision.io import write_jpeg
+
+    from finetune.data.batches import eval_tensor
+    from finetune.data.datasets import DatasetImages, ReadDataset
+    from finetune.data.imageset import DataBundle
+    from finetune.data.load import load_data
+    from finetune.recipe import Recipe
+    from finetune.zoo.zoo import card
+
+    draw, side = torch.Generator().manual_seed(0), SIZE if files is None else 2 * SIZE
+    pixels = torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8, generator=draw)
+    labels = torch.arange(images) % CLASSES
+    if files is None:
+        read = ReadDataset([(pixels[i], int(labels[i])) for i in range(images)], "train")
+        everything = DatasetImages(read, labels.numpy(), tuple(f"class {k}" for k in range(CLASSES)))
+        return DataBundle(everything, everything.subset([]), everything.subset(range(BATCH))), pixels, labels
+    for i in range(images):
+        folder = files / "train" / str(int(labels[i]))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_jpeg(pixels[i], str(folder / f"{i}.jpg"))
+    found = load_data(Recipe().override(f"data.path={files}", "data.val_fraction=0.1").data, 0)
+    everything = found.train
+    tensor = eval_tensor(everything, replace(card("embedded").preprocessing, size=SIZE))
+    whole = DataBundle(everything, everything.subset([]), everything.subset(range(BATCH)))
+    return whole, tensor, torch.from_numpy(everything.labels)
+
+
 def turns(
-    images: int, epochs: int, train_from: int, **keys: Any
+    images: int, epochs: int, train_from: int, files: Path | None = None, **keys: Any
 ) -> tuple[list[float], list[float], float, float]:
     """Seconds of every epoch of ours and of the bare loop on a copy of the network, taken in turns; then what each
     spent before its first epoch on the part that is frozen."""
     import torch
 
-    from finetune.data.datasets import DatasetImages, ReadDataset
-    from finetune.data.imageset import DataBundle
     from finetune.events import Listener
     from finetune.recipe import Recipe
     from finetune.strategy.plan import GradientPhase, Plan
@@ -109,12 +142,7 @@ def turns(
     from finetune.zoo.create import create_backbone
 
     torch.set_num_threads(1)
-    draw = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (images, 3, SIZE, SIZE), dtype=torch.uint8, generator=draw)
-    labels = torch.arange(images) % CLASSES
-    read = ReadDataset([(pixels[i], int(labels[i])) for i in range(images)], "train")
-    everything = DatasetImages(read, labels.numpy(), tuple(f"class {k}" for k in range(CLASSES)))
-    bundle = DataBundle(everything, everything.subset([]), everything.subset(range(BATCH)))
+    bundle, pixels, labels = random_images(images, files)
     mine, theirs = (create_backbone("embedded", pretrained=True, image_size=SIZE) for _ in range(2))
     theirs.reset_head(CLASSES, 0)
     theirs.freeze_below(train_from)
@@ -187,6 +215,9 @@ def loops(images: int, epochs: int) -> Iterator[tuple[str, float, float]]:
         yield what, statistics.median(ours[1:]), statistics.median(bare[1:])
     ours, bare, before_ours, before_theirs = turns(images, epochs, 4)
     yield "partial", before_ours + sum(ours), before_theirs + sum(bare)
+    with tempfile.TemporaryDirectory() as folder:
+        ours, bare, _, _ = turns(images, epochs, 0, Path(folder))
+        yield "files", statistics.median(ours[1:]), statistics.median(bare[1:])
 
 
 def processes(data: Path) -> Iterator[tuple[str, float, float]]:
