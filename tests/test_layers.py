@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "finetune"
 LAYERS = [
     {"errors", "version"},
     {"registry", "files", "resources", "events", "regularise", "averaging", "interval", "ranks", "task"},
-    {"solvers"},
+    {"solvers", "cache_files"},
     {"recipe", "runtime", "coach", "launch"},
-    {"data"},
+    {"data", "caches"},
     {"augment"},
     {"zoo"},
     {"features"},

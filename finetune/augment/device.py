@@ -12,11 +12,12 @@ from torch import Tensor
 
 from finetune.augment.draws import Counted
 from finetune.augment.policies import Batched, batched
-from finetune.data.augment import Augmentation
+from finetune.data.augment import Augmentation, Picture
 from finetune.data.batches import TrainBatches, share_rows
 from finetune.data.imageset import ImageSet
 from finetune.data.order import returns
 from finetune.data.preprocessing import Preprocessing
+from finetune.data.scaled import Scaled
 from finetune.data.transforms import resize
 
 
@@ -28,12 +29,16 @@ class Squared(Augmentation):
 
     def __init__(self, prep: Preprocessing, side: int) -> None:
         super().__init__(prep)
-        self.side = side
+        self.side = self.short = side
 
-    def original(self, image: Image.Image) -> Image.Image:
+    @property
+    def keeps(self) -> dict[str, Any]:
+        return {"square": self.side, "interpolation": self.prep.interpolation}
+
+    def original(self, image: Image.Image | Scaled) -> Image.Image:
         return resize(image, (self.side, self.side), self.prep.interpolation)
 
-    def pixels(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    def pixels(self, image: Picture, rng: np.random.Generator) -> np.ndarray:
         return np.asarray(image)
 
 

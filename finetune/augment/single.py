@@ -8,7 +8,8 @@ from PIL import Image
 
 from finetune.augment.draws import Draws, Generated
 from finetune.augment.rich import Rich as RichBatch
-from finetune.data.augment import FAMILIES, Cropped
+from finetune.data.augment import FAMILIES, Cropped, Picture
+from finetune.data.scaled import as_picture
 
 
 class Rich(Cropped):
@@ -16,10 +17,10 @@ class Rich(Cropped):
 
     scale, ratio, families = RichBatch.scale, RichBatch.ratio, RichBatch.families
 
-    def pixels(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    def pixels(self, image: Picture, rng: np.random.Generator) -> np.ndarray:
         # Where nothing is to be cropped, ``original`` has given the evaluation image.
         kind = Whole if "crop" in self.avoid else RichBatch
-        return _one(kind(self.prep, self.flip, self.avoid), image, rng)
+        return _one(kind(self.prep, self.flip, self.avoid), as_picture(image), rng)
 
     def alone(self, family: str, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
         if family not in ("colour", "rotation"):

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "strategy": ("finetune.cli.strategy:strategy", "What can be done, and which of it to do: ls, advise."),
     "zoo": ("finetune.cli.zoo:zoo", "The pretrained backbones: ls, show."),
     "recipe": ("finetune.cli.recipe:recipe", "The shipped recipes: ls, show, cp, validate, plot-lr."),
+    "cache": ("finetune.cli.cache:cache", "Features and pixels kept between runs: ls, clear."),
     "demo-data": ("finetune.cli.demo:demo_data", "Write a small image folder to try things on."),
     "doctor": ("finetune.cli.doctor:doctor", "Versions, device and folders, for bug reports."),
     "pretrain": ("finetune.cli.pretrain:pretrain", "Train a backbone from scratch on a large folder."),

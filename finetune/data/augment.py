@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -26,12 +26,16 @@ from finetune.data.operations import (
     trivial_augment,
 )
 from finetune.data.preprocessing import Preprocessing
-from finetune.data.transforms import evaluate_pixels, pil_filter, resize, short_side_size
+from finetune.data.resample import cut_out
+from finetune.data.scaled import Scaled, as_picture
+from finetune.data.transforms import evaluate_pixels, evaluation_settings, resize, short_side_size
 
 if TYPE_CHECKING:
     import torch
 
 Box = tuple[int, int, int, int]
+Picture = Image.Image | np.ndarray
+"""RGB: a Pillow image, or (H, W, 3) uint8."""
 
 FAMILIES = ("flip", "crop", "colour", "rotation")
 """What a policy may be told to leave out, because the labels mind it: left-right flips; crops of a part of
@@ -50,12 +54,23 @@ class Augmentation(ABC):
         self.side = prep.size
         """Of the square that ``pixels`` makes."""
 
+    takes_arrays: ClassVar[bool] = False
+    """Whether ``pixels`` also takes (H, W, 3) uint8 arrays."""
+    short: int = 0
+    """Pixels that ``original`` wants on the short side, beyond what evaluation needs."""
+
+    @property
+    def keeps(self) -> dict[str, Any] | None:
+        """Plain values that say what ``original`` leaves of an image, and that it takes a ``Scaled`` one; None: it
+        wants an image in full, and what it makes of it cannot be kept for other runs."""
+        return None
+
     @abstractmethod
-    def original(self, image: Image.Image) -> Image.Image:
+    def original(self, image: Image.Image | Scaled) -> Picture:
         """What to keep of a decoded image: all that ``pixels`` can make use of, and no more."""
 
     @abstractmethod
-    def pixels(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    def pixels(self, image: Picture, rng: np.random.Generator) -> np.ndarray:
         """(S, S, 3) uint8 from an image that went through ``original``."""
 
     def alone(self, family: str, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
@@ -74,10 +89,14 @@ class Augmentation(ABC):
 class NoAugmentation(Augmentation):
     """The evaluation image."""
 
-    def original(self, image: Image.Image) -> Image.Image:
+    @property
+    def keeps(self) -> dict[str, Any]:
+        return evaluation_settings(self.prep)
+
+    def original(self, image: Image.Image | Scaled) -> Image.Image:
         return Image.fromarray(evaluate_pixels(image, self.prep))
 
-    def pixels(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    def pixels(self, image: Picture, rng: np.random.Generator) -> np.ndarray:
         return np.asarray(image)
 
 
@@ -90,32 +109,42 @@ class Cropped(Augmentation):
     """Width over height of the crop, before it is made square."""
     families: ClassVar[tuple[str, ...]] = ("flip", "crop")
 
-    def original(self, image: Image.Image) -> Image.Image:
+    @property
+    def short(self) -> int:  # type: ignore[override]
+        # The smallest crop of a larger image would still have more pixels than the network's input.
+        return 0 if "crop" in self.avoid else math.ceil(self.prep.size / math.sqrt(self.scale[0]))
+
+    @property
+    def keeps(self) -> dict[str, Any]:
+        if "crop" in self.avoid:
+            return evaluation_settings(self.prep)
+        return {"short side": self.short, "interpolation": self.prep.interpolation}
+
+    def original(self, image: Image.Image | Scaled) -> Picture:
         if "crop" in self.avoid:
             return self.whole(image)
-        # The smallest crop of a larger image would still have more pixels than the network's input.
-        short = math.ceil(self.prep.size / math.sqrt(self.scale[0]))
-        if min(image.size) <= short:
-            return image
-        return resize(image, short_side_size(image.size, short), self.prep.interpolation)
+        if min(image.size) <= self.short:
+            return image.pixels if isinstance(image, Scaled) else image
+        return resize(image, short_side_size(image.size, self.short), self.prep.interpolation)
 
-    def pixels(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    def pixels(self, image: Picture, rng: np.random.Generator) -> np.ndarray:
         small = image if "crop" in self.avoid else self.crop(image, rng)
         if self.flip and rng.random() < 0.5:
-            small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            small = mirrored(small)
         return self.finish(small, rng)
 
-    def crop(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """A part of the image as the network's input."""
-        side = self.prep.size
-        box = crop_box(image.size, self.scale, self.ratio, rng)
-        return image.resize((side, side), pil_filter(self.prep.interpolation), box=box)
+    def crop(self, image: Picture, rng: np.random.Generator) -> Picture:
+        """A part of the image as the network's input, of the same kind."""
+        size = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+        return cut_out(
+            image, crop_box(size, self.scale, self.ratio, rng), self.prep.size, self.prep.interpolation
+        )
 
-    def whole(self, image: Image.Image) -> Image.Image:
+    def whole(self, image: Image.Image | Scaled) -> Image.Image:
         """The evaluation image."""
         return Image.fromarray(evaluate_pixels(image, self.prep))
 
-    def finish(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    def finish(self, image: Picture, rng: np.random.Generator) -> np.ndarray:
         """(S, S, 3) uint8 from the cropped image."""
         return np.asarray(image)
 
@@ -131,6 +160,7 @@ class Light(Cropped):
     """For little data close to the source: the object stays whole and keeps its colours."""
 
     scale, ratio = (0.7, 1.0), (0.9, 1.11)
+    takes_arrays = True
 
 
 class Standard(Cropped):
@@ -138,11 +168,14 @@ class Standard(Cropped):
 
     scale, ratio = (0.35, 1.0), (3 / 4, 4 / 3)
     families = ("flip", "crop", "colour")
+    takes_arrays = True
     strength: ClassVar[float] = 0.2
     """Brightness, contrast and saturation are multiplied by a factor in 1 +- strength, in random order."""
 
-    def finish(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        return np.asarray(image if "colour" in self.avoid else jitter(image, self.strength, rng))
+    def finish(self, image: Picture, rng: np.random.Generator) -> np.ndarray:
+        if "colour" in self.avoid:
+            return np.asarray(image)
+        return np.asarray(jitter(as_picture(image), self.strength, rng))
 
     def alone(self, family: str, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
         if family == "colour":
@@ -155,6 +188,7 @@ class Automatic(Cropped):
 
     scale, ratio = (0.35, 1.0), (3 / 4, 4 / 3)
     families = FAMILIES
+    takes_arrays = True
     erase: ClassVar[float] = 0.0
     """Probability that a rectangle of 2-20% of the area is filled with the mean colour."""
     reach: ClassVar[dict[str, float]] = {}
@@ -169,7 +203,8 @@ class Automatic(Cropped):
         """TrivialAugment Wide."""
         return trivial_augment(image, rng, self.colour, operations(self.avoid))
 
-    def finish(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    def finish(self, image: Picture, rng: np.random.Generator) -> np.ndarray:
+        image = as_picture(image)
         made = np.asarray(self.vary(image, rng))
         if self.erase and rng.random() < self.erase:
             left, top, right, bottom = crop_box(image.size, (0.02, 0.2), (0.3, 3.3), rng)
@@ -214,6 +249,13 @@ class Auto(Automatic):
 
     def vary(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         return auto_augment(image, rng, self.colour, self.avoid)
+
+
+def mirrored(image: Picture) -> Picture:
+    """Left and right exchanged."""
+    if isinstance(image, Image.Image):
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return image[:, ::-1]
 
 
 def crop_box(

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from finetune import ranks
 from finetune.data import AUGMENTATIONS
 from finetune.data.augment import Augmentation, flip_safe
 from finetune.data.imageset import ImageSet
-from finetune.data.memory import BYTES_A_PIXEL, MEBI, budget
+from finetune.data.memory import MEBI, budget
 from finetune.data.order import balanced_order, returns
+from finetune.data.originals import EvaluationPixels, Originals
 from finetune.data.preprocessing import Preprocessing
 from finetune.data.threads import for_each, submit_chunks
-from finetune.data.transforms import evaluate_pixels
 
 T = TypeVar("T")
 
@@ -32,12 +32,13 @@ _ORDER, _SAMPLE = 1, 2
 def eval_tensor(images: ImageSet, prep: Preprocessing, threads: int = 1) -> Tensor:
     """All images as evaluation wants them: (N, 3, S, S) uint8, each decoded once. Raises DataError."""
     out = torch.empty((len(images), 3, prep.size, prep.size), dtype=torch.uint8)
-    pixels = out.numpy()
+    pixels, source = out.numpy(), EvaluationPixels(images, prep)
 
     def fill(index: int) -> None:
-        pixels[index] = evaluate_pixels(images.load(index), prep).transpose(2, 0, 1)
+        pixels[index] = source[index].transpose(2, 0, 1)
 
     for_each(len(images), fill, threads)
+    source.flush()
     return out
 
 
@@ -45,6 +46,7 @@ def eval_batches(
     images: ImageSet, prep: Preprocessing, batch_size: int, threads: int = 1
 ) -> Iterator[Tensor]:
     """The same in order and in batches (B, 3, S, S) uint8, decoded in threads ahead of the consumer."""
+    source = EvaluationPixels(images, prep)
 
     def make(pool: ThreadPoolExecutor, number: int) -> tuple[Tensor, list[Future[None]]]:
         start = number * batch_size
@@ -53,11 +55,12 @@ def eval_batches(
         pixels = out.numpy()
 
         def fill(index: int) -> None:
-            pixels[index] = evaluate_pixels(images.load(start + index), prep).transpose(2, 0, 1)
+            pixels[index] = source[start + index].transpose(2, 0, 1)
 
         return out, submit_chunks(pool, count, fill, _chunk(count, threads))
 
-    return _ahead(make, 0, -(-len(images) // batch_size), threads)
+    yield from _ahead(make, 0, -(-len(images) // batch_size), threads)
+    source.flush()
 
 
 class TrainBatches:
@@ -112,8 +115,11 @@ class TrainBatches:
         self.augmentation: Augmentation = kind(prep, self.flip, avoid) if avoid else kind(prep, self.flip)
         self._labels = torch.from_numpy(np.ascontiguousarray(images.labels, dtype=np.int64))
         self._targets = self._labels if targets is None else targets
-        self._kept: dict[int, Image.Image] = {}
-        self._free = budget(8192 * MEBI, 1 / 4) if memory is None else memory
+        self._memory = budget(8192 * MEBI, 1 / 4) if memory is None else memory
+
+    @cached_property
+    def _originals(self) -> Originals:
+        return Originals(self.images, self.augmentation, self._memory)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -128,11 +134,8 @@ class TrainBatches:
         )
 
     def resident(self) -> float:
-        """Share of the originals that memory has room for, by the size of those that were read so far."""
-        if not self._kept:
-            return 0.0
-        used = sum(image.width * image.height * BYTES_A_PIXEL for image in self._kept.values())
-        return min(1.0, (self._free + used) / used * len(self._kept) / len(self.images))
+        """Share of the originals that need no decoding any more, by the size of those that were read so far."""
+        return self._originals.resident()
 
     def size(self, number: int) -> int:
         """Images in batch ``number`` of an epoch, over all processes."""
@@ -146,7 +149,7 @@ class TrainBatches:
         around the batch's end, unless the share is the whole batch or empty.
         """
         order, side = self.order(epoch), self.augmentation.side
-        again = returns(order)
+        again, originals = returns(order), self._originals
 
         def make(pool: ThreadPoolExecutor, number: int) -> tuple[tuple[Tensor, Tensor], list[Future[None]]]:
             end = len(order) if number == len(self) - 1 else (number + 1) * self.batch_size
@@ -161,24 +164,15 @@ class TrainBatches:
                 # A first time has no number: an epoch without returns keeps its pixels.
                 time = (int(seen[row]),) if seen[row] else ()
                 rng = np.random.default_rng((self.seed, _SAMPLE, epoch, sample, *time))
-                pixels[row] = self.augmentation.pixels(self._original(sample), rng).transpose(2, 0, 1)
+                pixels[row] = self.augmentation.pixels(originals[sample], rng).transpose(2, 0, 1)
 
             labels = self._targets[torch.from_numpy(chosen)]
             return (out, labels), submit_chunks(pool, len(chosen), fill, _chunk(len(chosen), self.threads))
 
-        return _ahead(make, start, len(self), self.threads)
-
-    def _original(self, sample: int) -> Image.Image:
-        kept = self._kept.get(sample)
-        if kept is not None:
-            return kept
-        image = self.augmentation.original(self.images.load(sample))
-        size = image.width * image.height * BYTES_A_PIXEL
-        # Two threads may both pass this test and overdraw the budget by an image: harmless.
-        if size <= self._free:
-            self._free -= size
-            self._kept[sample] = image
-        return image
+        try:
+            yield from _ahead(make, start, len(self), self.threads)
+        finally:
+            originals.flush()
 
 
 def share_rows(n: int, neighbour: bool = False) -> np.ndarray:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from finetune.data.imageset import ImageInfo
 from finetune.errors import DataError
+
+T = TypeVar("T")
 
 MAX_PIXELS = 100_000_000
 """Default limit: a 10,000 x 10,000 photo; a decompression bomb is larger."""
@@ -50,6 +55,11 @@ def open_rgb(source: str | Path | bytes, max_pixels: int = MAX_PIXELS, name: str
     Raises:
         DataError: the file is missing, empty, not an image, cut short, damaged or larger than max_pixels.
     """
+    return opened(source, lambda data, suffix: decode(data, max_pixels, suffix), name)
+
+
+def opened(source: str | Path | bytes, decoder: Callable[[bytes, str], T], name: str = "") -> T:
+    """What ``decoder`` makes of a file's bytes and suffix; DataErrors say which file, and what to do."""
     shown = name or ("image" if isinstance(source, bytes) else str(source))
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
@@ -58,7 +68,7 @@ def open_rgb(source: str | Path | bytes, max_pixels: int = MAX_PIXELS, name: str
     except OSError as error:
         raise DataError(f"Image {shown!r} must be a readable file. Got {error.strerror} instead.") from None
     try:
-        return decode(data, max_pixels, Path(shown).suffix.lower())
+        return decoder(data, Path(shown).suffix.lower())
     except DataError as problem:
         raise DataError(
             f"Image {shown!r} must be a whole image file. Got one that {problem} instead. "
@@ -68,35 +78,51 @@ def open_rgb(source: str | Path | bytes, max_pixels: int = MAX_PIXELS, name: str
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "") -> Image.Image:
     """The upright RGB image; DataError's message is the bare reason."""
-    return _load(open_checked(data, max_pixels, suffix))
+    return load_checked(open_checked(data, max_pixels, suffix))
 
 
 def check(
-    data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "", room: int = 0
+    data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "", room: int = 0, short: int | None = None
 ) -> tuple[ImageInfo, Image.Image | None]:
     """See that a file is whole: decode it if it has at most ``room`` pixels, else as cheaply as is sure.
 
     Cheaply means: a JPEG is decoded at 1/8, which reads every coefficient but computes 1/64 of the pixels;
-    of a PNG the checksum of every chunk is tested; everything else is decoded and dropped. The sizes are
-    upright. DataError's message is the bare reason.
+    of a PNG the checksum of every chunk is tested; everything else is decoded and dropped. With ``short`` a
+    JPEG that has more pixels than are needed is decoded at the scale that ``scale_for`` gives, and kept where
+    that divides its sides. The sizes are upright and in full. DataError's message is the bare reason.
     """
     image = open_checked(data, max_pixels, suffix)
-    mode, (width, height) = image.mode, image.size
-    if width * height <= room:
-        rgb = _load(image)
-        return ImageInfo(rgb.width, rgb.height, mode), rgb
+    mode, (width, height), jpeg = image.mode, image.size, isinstance(image, JpegImageFile)
+    scale = scale_for((width, height), short) if jpeg else 1
+    if scale > 1 and width % scale == 0 and height % scale == 0 and width * height <= room * scale**2:
+        image.draft(mode, (width // scale, height // scale))
+        rgb = load_checked(image)
+        return ImageInfo(scale * rgb.width, scale * rgb.height, mode, jpeg), rgb
+    if scale == 1 and width * height <= room:
+        rgb = load_checked(image)
+        return ImageInfo(rgb.width, rgb.height, mode, jpeg), rgb
     try:
         if image.format == "PNG" and getattr(image, "n_frames", 1) == 1:
             # Without EXIF before the pixels Pillow would decode them to look behind.
-            orientation = _orientation(image) if "exif" in image.info else 1
+            orientation = orientation_of(image) if "exif" in image.info else 1
             image.verify()
         else:
             image.draft(mode, (max(1, width // 8), max(1, height // 8)))
             image.load()
-            orientation = _orientation(image)
+            orientation = orientation_of(image)
     except Exception as error:
-        raise _damaged(error) from None
-    return ImageInfo(height, width, mode) if orientation >= 5 else ImageInfo(width, height, mode), None
+        raise damaged(error) from None
+    return ImageInfo(*((height, width) if orientation >= 5 else (width, height)), mode, jpeg), None
+
+
+def scale_for(size: tuple[int, int], short: int | None) -> int:
+    """1, 2, 4 or 8: the largest divisor that leaves ``short`` pixels on the short side.
+
+    >>> scale_for((4000, 3000), 640), scale_for((500, 375), 640), scale_for((4000, 3000), None)
+    (4, 1, 1)
+    """
+    fitting = (k for k in (8, 4, 2) if short is not None and min(size) // k >= max(short, 1))
+    return next(fitting, 1)
 
 
 def is_image(data: bytes, suffix: str = "") -> bool:
@@ -121,7 +147,7 @@ def open_checked(data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "") ->
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"has more than data.max_pixels={max_pixels:,} pixels") from None
     except Exception as error:
-        raise _damaged(error) from None
+        raise damaged(error) from None
     width, height = image.size
     if width * height > max_pixels:
         raise DataError(f"has {width} x {height} pixels, more than data.max_pixels={max_pixels:,}")
@@ -130,17 +156,18 @@ def open_checked(data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "") ->
     return image
 
 
-def _load(image: ImageFile.ImageFile) -> Image.Image:
+def load_checked(image: ImageFile.ImageFile) -> Image.Image:
+    """The upright RGB image of one that ``open_checked`` gave; DataError's message is the bare reason."""
     try:
         image.load()
         return to_rgb(image)
     except DataError:
         raise
     except Exception as error:
-        raise _damaged(error) from None
+        raise damaged(error) from None
 
 
-def _damaged(error: Exception) -> DataError:
+def damaged(error: Exception) -> DataError:
     """Decoders meet damaged bytes with OSError, SyntaxError, ValueError, IndexError, struct.error, zlib.error
     and more. Whichever it is, the bytes are what is wrong; the decoder's words are kept."""
     words = str(error).strip().rstrip(".") or type(error).__name__
@@ -160,7 +187,7 @@ def _identify(data: bytes, suffix: str) -> ImageFile.ImageFile:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow image to upright 8-bit RGB; the argument is left as it was. Raises DataError."""
     image.load()  # TIFF turns itself upright here, so the orientation is only asked for afterwards
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         result = _from_deep(image)
     elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -186,7 +213,8 @@ def _plain(image: Image.Image) -> Image.Image:
     return plain
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:

@@ -13,11 +13,13 @@ import numpy as np
 from PIL import Image
 
 from finetune import ranks
-from finetune.data.decode import MAX_PIXELS, check, is_image, open_rgb
+from finetune.data.decode import MAX_PIXELS, check, is_image, open_rgb, scale_for
 from finetune.data.imageset import ImageInfo, ImageSet, Quarantined
 from finetune.data.layout import looks_like_image
 from finetune.data.memory import BYTES_A_PIXEL, MEBI, budget
 from finetune.data.place import Inside, Place, size_of
+from finetune.data.reading import Reading
+from finetune.data.scaled import Scaled, open_scaled
 from finetune.data.threads import for_each
 from finetune.errors import DataError
 from finetune.task import SINGLE_LABEL, Task
@@ -90,8 +92,10 @@ class FolderImages(ImageSet):
         decoded: Pixels | None = None,
         task: Task = SINGLE_LABEL,
         values: np.ndarray | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self.files = tuple(files)
+        self.reading = reading or Reading()
         self.labels = np.asarray(labels, dtype=np.int64)
         self.task, self.values = task, values
         self.classes = classes
@@ -100,8 +104,36 @@ class FolderImages(ImageSet):
 
     def load(self, index: int) -> Image.Image:
         file = self.files[index]
-        kept = self._decoded.get(file.name)
+        kept = self._kept(file, 1)
         return kept if kept is not None else open_rgb(_source(file), self._max_pixels, str(file.path))
+
+    def reduced(self, index: int, short: int, array: bool = False) -> Scaled:
+        file = self.files[index]
+        kept = self._kept(file, self._scale(file, short))
+        if kept is not None:
+            return Scaled(np.array(kept) if array else kept, (file.info.width, file.info.height))
+        wanted = short if self.reading.fast else None
+        return open_scaled(_source(file), wanted, self._max_pixels, str(file.path), array)
+
+    def key(self, index: int, short: int) -> bytes:
+        file = self.files[index]
+        scale = self._scale(file, short)
+        if scale == 1:
+            return file.fingerprint
+        return hashlib.blake2b(file.fingerprint, digest_size=16, salt=f"1/{scale}".encode()).digest()
+
+    def _scale(self, file: Checked, short: int) -> int:
+        fast = self.reading.fast and file.info.jpeg
+        return scale_for((file.info.width, file.info.height), short) if fast else 1
+
+    def _kept(self, file: Checked, scale: int) -> Image.Image | None:
+        """What was kept of the first decoding, if it was decoded at this scale."""
+        kept = self._decoded.get(file.name)
+        fits = kept is not None and (kept.width * scale, kept.height * scale) == (
+            file.info.width,
+            file.info.height,
+        )
+        return kept if fits else None
 
     def name(self, index: int) -> str:
         return self.files[index].name
@@ -122,31 +154,37 @@ def default_decoded() -> Decoded:
 
 
 def check_files(
-    files: Sequence[tuple[Place, str]], *, max_pixels: int, workers: int, decoded: Pixels
+    files: Sequence[tuple[Place, str]],
+    *,
+    max_pixels: int,
+    workers: int,
+    decoded: Pixels,
+    short: int | None = None,
 ) -> list[Checked | Quarantined | None]:
     """Open every file (path, name) once, in threads. One result a file, in order.
 
+    ``short``: pixels on the short side that will be asked for, where JPEGs may be decoded at a reduced scale.
     A file whose name does not claim to be an image and whose bytes are none (notes.txt, Thumbs.db) gives
     None; a damaged or oversized one, or a non-image called .jpg, gives Quarantined.
     """
     results: list[Checked | Quarantined | None] = [None] * len(files)
 
     def check_one(index: int) -> None:
-        results[index] = _check(*files[index], max_pixels, decoded)
+        results[index] = _check(*files[index], max_pixels, decoded, short)
 
     for_each(len(files), check_one, workers)
     return results
 
 
 def check_together(
-    files: Sequence[tuple[Place, str]], *, max_pixels: int, workers: int, decoded: Pixels
+    files: Sequence[tuple[Place, str]], *, max_pixels: int, workers: int, decoded: Pixels, short: int | None = None
 ) -> list[Checked | Quarantined | None]:
     """The same, where there are several processes each opening a share of the files, and telling the others.
 
     Raises DataError where they do not see the same files.
     """
     if ranks.alone():
-        return check_files(files, max_pixels=max_pixels, workers=workers, decoded=decoded)
+        return check_files(files, max_pixels=max_pixels, workers=workers, decoded=decoded, short=short)
     digest = hashlib.sha256("\n".join(name for _, name in files).encode(errors="replace")).hexdigest()
     lists = ranks.gather(digest)
     if len(set(lists)) > 1:
@@ -156,7 +194,7 @@ def check_together(
             "data.path must hold the same files on every machine."
         )
     mine = files[slice(*ranks.rows(len(files)))]
-    found = check_files(mine, max_pixels=max_pixels, workers=workers, decoded=decoded)
+    found = check_files(mine, max_pixels=max_pixels, workers=workers, decoded=decoded, short=short)
     return [one for part in ranks.gather(found) for one in part]
 
 
@@ -172,7 +210,9 @@ def _source(file: Checked) -> Path | bytes:
         ) from None
 
 
-def _check(path: Place, name: str, max_pixels: int, decoded: Pixels) -> Checked | Quarantined | None:
+def _check(
+    path: Place, name: str, max_pixels: int, decoded: Pixels, short: int | None
+) -> Checked | Quarantined | None:
     suffix = path.suffix.lower()
     claims = looks_like_image(path)
     try:
@@ -185,7 +225,7 @@ def _check(path: Place, name: str, max_pixels: int, decoded: Pixels) -> Checked 
     if not claims and not is_image(data, suffix):
         return None
     try:
-        info, image = check(data, max_pixels, suffix, decoded.room)
+        info, image = check(data, max_pixels, suffix, decoded.room, short)
     except DataError as problem:
         return Quarantined(name, str(problem))
     if image is not None:

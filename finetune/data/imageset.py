@@ -5,12 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from finetune.data.place import Place
+from finetune.data.reading import Reading
 from finetune.task import REGRESSION, SINGLE_LABEL, Task
+
+if TYPE_CHECKING:
+    from finetune.data.scaled import Scaled
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class ImageInfo:
     height: int
     mode: str
     """Pillow's colour mode as stored: RGB, L, P, CMYK, I;16 ..."""
+    jpeg: bool = False
+    """Whether it can be decoded at a reduced scale."""
 
 
 class ImageSet(ABC):
@@ -31,6 +38,7 @@ class ImageSet(ABC):
     labels: np.ndarray
     """(N,) int64 classes. Where ``values`` are learned: groups of like images, to split and to sample by."""
     task: Task = SINGLE_LABEL
+    reading: Reading = Reading()
     values: np.ndarray | None = None
     """(N, K) float32: yes (1) or no (0) for each label, or the number (K = 1); None where each image has a class."""
 
@@ -66,6 +74,20 @@ class ImageSet(ABC):
     def fingerprint(self, index: int) -> bytes:
         """Digest of the image's bytes: the key of everything cached about it."""
 
+    def reduced(self, index: int, short: int, array: bool = False) -> Scaled:
+        """The image, where ``reading`` is fast maybe at a reduced scale that leaves ``short`` pixels on the short side.
+
+        ``array``: as an array rather than a Pillow image. Raises DataError as ``load`` does.
+        """
+        from finetune.data.scaled import Scaled
+
+        image = self.load(index)
+        return Scaled(np.array(image) if array else image, image.size)
+
+    def key(self, index: int, short: int) -> bytes:
+        """Digest of all that the pixels of ``reduced`` depend on."""
+        return self.fingerprint(index)
+
     def info(self, index: int) -> ImageInfo:
         """Size and stored mode; sets that know them without decoding override this."""
         image = self.load(index)
@@ -85,7 +107,7 @@ class Subset(ImageSet):
 
     def __init__(self, base: ImageSet, indices: np.ndarray) -> None:
         self.base, self.indices = base, indices
-        self.classes = base.classes
+        self.classes, self.reading = base.classes, base.reading
         self.labels = base.labels[indices]
         self.task = base.task
         self.values = None if base.values is None else base.values[indices]
@@ -99,6 +121,12 @@ class Subset(ImageSet):
     def fingerprint(self, index: int) -> bytes:
         return self.base.fingerprint(int(self.indices[index]))
 
+    def reduced(self, index: int, short: int, array: bool = False) -> Scaled:
+        return self.base.reduced(int(self.indices[index]), short, array)
+
+    def key(self, index: int, short: int) -> bytes:
+        return self.base.key(int(self.indices[index]), short)
+
     def info(self, index: int) -> ImageInfo:
         return self.base.info(int(self.indices[index]))
 
@@ -111,7 +139,7 @@ class Joined(ImageSet):
 
     def __init__(self, first: ImageSet, second: ImageSet) -> None:
         self.first, self.second = first, second
-        self.classes = first.classes
+        self.classes, self.reading = first.classes, first.reading
         self.labels = np.concatenate([first.labels, second.labels])
         self.task = first.task
         if first.values is not None and second.values is not None:
@@ -132,6 +160,14 @@ class Joined(ImageSet):
     def fingerprint(self, index: int) -> bytes:
         part, i = self._where(index)
         return part.fingerprint(i)
+
+    def reduced(self, index: int, short: int, array: bool = False) -> Scaled:
+        part, i = self._where(index)
+        return part.reduced(i, short, array)
+
+    def key(self, index: int, short: int) -> bytes:
+        part, i = self._where(index)
+        return part.key(i, short)
 
     def info(self, index: int) -> ImageInfo:
         part, i = self._where(index)

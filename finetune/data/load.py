@@ -17,6 +17,7 @@ from finetune.data.datasets import ReadDataset, class_names, labels_text, number
 from finetune.data.folder import Checked, FolderImages, Pixels, check_together, default_decoded
 from finetune.data.imageset import DataBundle, ImageSet, Quarantined
 from finetune.data.listing import Listing, Row, groups_of
+from finetune.data.reading import Reading, expected_side
 from finetune.data.samples import ReadSamples, labels_of_dataset, samples_of
 from finetune.data.sources import listed
 from finetune.data.splitting import split_sets
@@ -75,6 +76,7 @@ def read_folder(recipe: DataRecipe, decoded: Pixels | None = None) -> ReadFolder
         max_pixels=recipe.max_pixels,
         workers=worker_count(recipe.workers),
         decoded=decoded,
+        short=expected_side(recipe),
     )
     pairs = list(zip(rows, checked, strict=True))
     good = [(row, file) for row, file in pairs if isinstance(file, Checked)]
@@ -102,7 +104,7 @@ def read_folder(recipe: DataRecipe, decoded: Pixels | None = None) -> ReadFolder
         notes += targets.notes
     everything = FolderImages(
         [file for _, file in good], labels, classes,
-        max_pixels=recipe.max_pixels, decoded=decoded, task=task, values=values,
+        max_pixels=recipe.max_pixels, decoded=decoded, task=task, values=values, reading=Reading.of(recipe),
     )  # fmt: skip
     given, groups = {}, {}
     for split in listing.splits:
@@ -171,6 +173,7 @@ def from_datasets(
         number = {n: k for k, n in enumerate(order)}
         labels = np.array([number[n] for n in named[split]], dtype=np.int64)
         given[split] = part.image_set(labels, final)
+        given[split].reading = Reading.of(recipe)
     if set(given) == {"train"}:
         given = {"all": given["train"]}
     quarantined = tuple(aside for part in parts.values() for aside in part.quarantined)
@@ -206,6 +209,7 @@ def _from_values(
     for split, part in parts.items():
         own = np.array([row.split == split for row in rows])
         sets[split] = part.image_set(found.strata[own], found.classes, task, found.values[own])
+        sets[split].reading = Reading.of(recipe)
     if set(sets) == {"train"}:
         sets = {"all": sets["train"]}
     return split_sets(sets, recipe, seed, notes=found.notes, source=type(given["train"]).__name__,

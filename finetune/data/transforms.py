@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from finetune.data.preprocessing import Preprocessing
+from finetune.data.scaled import Scaled
 
 if TYPE_CHECKING:
     import torch
@@ -31,15 +32,24 @@ def evaluate_image(image: Image.Image, prep: Preprocessing) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(evaluate_pixels(image, prep).transpose(2, 0, 1)))
 
 
-def evaluate_pixels(image: Image.Image, prep: Preprocessing) -> np.ndarray:
+def evaluate_pixels(image: Image.Image | Scaled, prep: Preprocessing) -> np.ndarray:
     """RGB image -> uint8 (S, S, 3): scaled to ``prep.scale_size``, centre of ``prep.size`` cut out."""
     resized = resize(image, _scaled_size(image.size, prep), prep.interpolation)
     fill = tuple(round(255 * v) for v in prep.mean) if prep.crop_mode == "border" else (0, 0, 0)
     return np.asarray(centre_crop(resized, prep.size, fill))
 
 
-def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
+def evaluation_settings(prep: Preprocessing) -> dict[str, Any]:
+    """What the evaluation pixels depend on: all of the preprocessing but the normalisation."""
+    tree = prep.to_dict()
+    fill = tree["mean"] if prep.crop_mode == "border" else None
+    return {"evaluation": [tree[k] for k in ("size", "crop_pct", "interpolation", "crop_mode")], "fill": fill}
+
+
+def resize(image: Image.Image | Scaled, size: tuple[int, int], interpolation: str) -> Image.Image:
     """To (width, height) with antialiasing; the same image where the size is already right."""
+    if isinstance(image, Scaled):
+        return image.resized(size, pil_filter(interpolation))
     return image if image.size == size else image.resize(size, pil_filter(interpolation))
 
 

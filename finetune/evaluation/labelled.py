@@ -15,6 +15,7 @@ from finetune.data.imageset import ImageSet, Quarantined
 from finetune.data.layout import Folder, candidates, class_name, subfolders
 from finetune.data.listing import Row
 from finetune.data.place import called
+from finetune.data.reading import Reading, expected_side
 from finetune.data.sources import archive_root, is_folder_of_classes, listed
 from finetune.data.table import is_table, read_table
 from finetune.data.targets import labels_of, multi_hot, number_of
@@ -80,6 +81,7 @@ def labelled_images(
         max_pixels=max_pixels,
         workers=worker_count("auto"),
         decoded=decoded,
+        short=expected_side(asked),
     )
     good = [i for i, found in enumerate(results) if isinstance(found, Checked)]
     bad = (*aside, *(found for found in results if isinstance(found, Quarantined)))
@@ -93,6 +95,7 @@ def labelled_images(
         decoded=decoded,
         task=task,
         values=None if values is None else values[good],
+        reading=Reading.of(asked),
     )
     return Labelled(images, str(path), bad)
 

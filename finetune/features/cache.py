@@ -9,12 +9,9 @@ found by the digest of the image's bytes, so any split, subset or order of the s
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
-import uuid
-import zlib
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -24,8 +21,8 @@ import numpy as np
 import PIL
 import torch
 
+from finetune.cache_files import checksum, read_shard, shards_of, touch, write_shard
 from finetune.errors import RunError
-from finetune.files import atomic_write_bytes
 from finetune.runtime import cache_dir
 
 CACHE_VERSION = 1
@@ -90,43 +87,32 @@ class FeatureCache:
         wanted = {d for d in map(shorten, digests) if d not in self.rows}
         if not wanted or not self.disk or not self.folder.is_dir():
             return
-        for shard in sorted(self.folder.glob("*.safetensors")):
+        for shard in shards_of(self.folder):
             if not wanted:
                 return
             wanted -= self._read(shard, wanted)
 
     def _read(self, shard: Path, wanted: set[bytes]) -> set[bytes]:
-        """Take the wanted rows of one shard; a damaged one is deleted, its rows will be computed again."""
-        from safetensors import SafetensorError
-
-        try:
-            found, rows = _open(shard, wanted)
-        except FileNotFoundError:
-            return set()  # another process found it damaged first
-        except OSError as error:  # another user's file, a failing disk: no reason to delete it
-            self.message(f"Cached features {shard} cannot be read ({error}); computing them again.")
+        """Take the wanted rows of one shard."""
+        read = read_shard(shard, lambda path: _open(path, wanted), "Cached features", self.message)
+        if read is None:
             return set()
-        except (SafetensorError, ValueError, KeyError) as error:
-            self.message(f"Cached features {shard.name} are damaged ({error}); computing them again.")
-            with contextlib.suppress(OSError):
-                shard.unlink()
-            return set()
+        found, rows = read
         for digest, row in found.items():
             self.rows[digest] = rows[row]
+        if found:
+            touch(shard)
         return set(found)
 
     def add(self, digests: Sequence[bytes], rows: np.ndarray) -> None:
         """Keep new rows (N, sum of widths) float32; a full disk costs a line, not the run."""
-        from safetensors.numpy import save
-
         short = [shorten(d) for d in digests]
         self.rows.update(zip(short, rows, strict=True))
         if not self.disk or not short:
             return
         names = np.frombuffer(b"".join(short), dtype=np.uint8).reshape(len(short), _DIGEST)
-        data = save({"digests": names, "rows": rows}, metadata={"crc32": _checksum(names, rows)})
         try:
-            atomic_write_bytes(self.folder / f"{uuid.uuid4().hex}.safetensors", data)
+            write_shard(self.folder, {"digests": names, "rows": rows}, {"crc32": checksum(names, rows)})
         except RunError as error:
             self.message(f"Features are not cached: {error}")
             self.disk = False
@@ -150,7 +136,7 @@ def _open(shard: Path, wanted: set[bytes]) -> tuple[dict[bytes, int], np.ndarray
             return {}, np.empty((0, 0), dtype=np.float32)
         rows: np.ndarray = file.get_tensor("rows")
         expected = (file.metadata() or {}).get("crc32")
-    if expected != _checksum(names, rows) or rows.ndim != 2 or len(rows) != len(names):
+    if expected != checksum(names, rows) or rows.ndim != 2 or len(rows) != len(names):
         raise ValueError("checksum differs")
     return found, rows
 
@@ -163,7 +149,3 @@ def shorten(digest: bytes) -> bytes:
 def forget() -> None:
     """Drop what this process remembers; the disk keeps its shards."""
     _memory.clear()
-
-
-def _checksum(names: np.ndarray, rows: np.ndarray) -> str:
-    return str(zlib.crc32(rows.tobytes(), zlib.crc32(names.tobytes())))

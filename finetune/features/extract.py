@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from finetune import ranks
+from finetune.data.reading import needed_side
 from finetune.data.threads import worker_count
 from finetune.data.transforms import evaluate_pixels
 from finetune.errors import DataError, must
@@ -87,7 +88,7 @@ def extract(
     """
     if len(images) == 0:
         raise DataError(must("images", "at least one", 0))
-    digests = [images.fingerprint(i) for i in range(len(images))]
+    digests = _keys(images, backbone.preprocessing)
     store = FeatureCache(network_key(backbone) if cache or remember else None, cache, message)
     store.find(digests)
     todo = list({d: i for i, d in reversed(list(enumerate(digests))) if d not in store}.values())[::-1]
@@ -120,7 +121,7 @@ def extract_together(
     """
     if ranks.alone() or len(images) == 0:
         return
-    digests = [images.fingerprint(i) for i in range(len(images))]
+    digests = _keys(images, backbone.preprocessing)
     key = network_key(backbone)
 
     def missing() -> list[int]:
@@ -147,6 +148,12 @@ def extract_together(
         rows = ranks.gather_rows(rows)
         if ranks.main():
             FeatureCache(key, cache, message).add([digests[i] for i in block], rows)
+
+
+def _keys(images: ImageSet, prep: Preprocessing) -> list[bytes]:
+    """What the pixels of each image depend on: its bytes, and the scale that it is decoded at."""
+    need = needed_side(prep)
+    return [images.key(i, need) for i in range(len(images))]
 
 
 def _compute(
@@ -188,12 +195,12 @@ def _decoded(
 ) -> Iterator[torch.Tensor]:
     """uint8 (B, 3, S, S) batches in order, decoded a few batches ahead of their use."""
     batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-    stop = threading.Event()
+    stop, need = threading.Event(), needed_side(prep)
 
     def decode(indices: list[int]) -> torch.Tensor:
         if stop.is_set():
             return torch.empty(0)
-        pixels = torch.from_numpy(np.stack([evaluate_pixels(images.load(i), prep) for i in indices]))
+        pixels = torch.from_numpy(np.stack([evaluate_pixels(images.reduced(i, need), prep) for i in indices]))
         return pixels.permute(0, 3, 1, 2)  # (B, S, S, 3) in memory is channels_last already
 
     workers = worker_count(threads)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from finetune.data.imageset import ImageSet
+from finetune.data.reading import needed_side
 from finetune.data.transforms import evaluate_pixels
 from finetune.errors import TrainingError
 from finetune.training.checks import Check, CheckFunction, Scene
@@ -104,7 +105,7 @@ def _scene(job: Job, images: ImageSet, began: float, seconds: float) -> Scene:
     chosen = [int(i) for i in random.permutation(len(images))[:IMAGES]]
     pixels: list[np.ndarray] = []
     for index in chosen:
-        pixels.append(evaluate_pixels(images.load(index), prep).transpose(2, 0, 1))
+        pixels.append(evaluate_pixels(images.reduced(index, needed_side(prep)), prep).transpose(2, 0, 1))
         if len(pixels) >= 2 and time.perf_counter() - began > seconds / 4:
             break
     rate = len(pixels) / max(1e-9, time.perf_counter() - began)

@@ -209,7 +209,7 @@ def test_full_disk_costs_a_line_not_the_run(backbone: Backbone, monkeypatch: pyt
     def full(path: Path, data: bytes) -> None:
         raise RunError("The disk is full: somewhere.")
 
-    monkeypatch.setattr(cache_module, "atomic_write_bytes", full)
+    monkeypatch.setattr("finetune.cache_files.atomic_write_bytes", full)
     lines: list[str] = []
     found = extract(backbone, Noise(3), message=lines.append)
     assert len(found) == 3
