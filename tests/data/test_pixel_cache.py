@@ -142,7 +142,7 @@ def test_what_was_not_of_use_for_longest_goes_first(private_cache: Path, monkeyp
         os.utime(next(cache.folder.glob("*.safetensors")), (1000 + i, 1000 + i))
     assert PixelCache({"set": 0}).get(KEYS[0]) is not None  # of use again
     size = max(path.stat().st_size for path in shards(private_cache))
-    monkeypatch.setenv("FINETUNE_PIXEL_CACHE", str(3 * size))
+    monkeypatch.setenv("FINETUNE_PIXEL_CACHE", str(3 * size + 2000))
     new = PixelCache({"set": 3})
     new.add(KEYS[3], block(3, 60))
     new.flush()
