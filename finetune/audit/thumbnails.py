@@ -11,6 +11,9 @@ from finetune.data.threads import for_each
 SIDE = 32
 """Pixels. Area averages of this size are the same for a re-encoded or resized copy but for a hundredth."""
 
+_ENOUGH = 8 * SIDE
+"""Pixels on the short side, at least, of JPEGs that may be decoded at a reduced scale."""
+
 BLANK = 2.0
 """An image whose thumbnail spreads less than this (of 255) in every channel shows nothing."""
 
@@ -20,7 +23,8 @@ def thumbnails(images: ImageSet, threads: int = 1) -> np.ndarray:
     out = np.empty((len(images), SIDE, SIDE, 3), dtype=np.uint8)
 
     def fill(index: int) -> None:
-        out[index] = np.asarray(images.load(index).resize((SIDE, SIDE), Image.Resampling.BOX))
+        found = images.reduced(index, max(images.reading.side, _ENOUGH))
+        out[index] = np.asarray(found.resized((SIDE, SIDE), Image.Resampling.BOX))
 
     for_each(len(images), fill, threads)
     return out

@@ -24,11 +24,13 @@ class Reading:
     """Whether JPEGs may be decoded at a reduced scale, and training crops resized by torch."""
     cache: Literal["auto", "memory", "disk"] = "memory"
     """Where resized images are kept."""
+    side: int = 0
+    """``expected_side``, for those who need few pixels: the scale that images were first decoded at."""
 
     @classmethod
     def of(cls, recipe: DataRecipe) -> Reading:
         """As the recipe has it."""
-        return cls(recipe.decode == "fast", recipe.cache)
+        return cls(recipe.decode == "fast", recipe.cache, expected_side(recipe) or 0)
 
 
 def needed_side(prep: Preprocessing, short: int = 0) -> int:

@@ -106,7 +106,7 @@ def test_damage_is_told_as_ever(tmp_path: Path) -> None:
 def test_small_images_are_the_same_fast_or_exact(tmp_path: Path) -> None:
     root = photos(tmp_path, size=(90, 70))
     fast, exact = (load_data(DataRecipe(path=str(root), decode=d), 0).train for d in ("fast", "exact"))  # type: ignore[arg-type]
-    assert fast.reading == Reading(True, "auto")
+    assert fast.reading == Reading(True, "auto", 640)
     assert torch.equal(eval_tensor(fast, PREP), eval_tensor(exact, PREP))
     assert all(fast.key(i, 80) == fast.fingerprint(i) for i in range(len(fast)))
 
