@@ -177,7 +177,12 @@ def check_files(
 
 
 def check_together(
-    files: Sequence[tuple[Place, str]], *, max_pixels: int, workers: int, decoded: Pixels, short: int | None = None
+    files: Sequence[tuple[Place, str]],
+    *,
+    max_pixels: int,
+    workers: int,
+    decoded: Pixels,
+    short: int | None = None,
 ) -> list[Checked | Quarantined | None]:
     """The same, where there are several processes each opening a share of the files, and telling the others.
 

@@ -26,7 +26,9 @@ def channel_statistics(images: ImageSet, prep: Preprocessing, threads: int = 1) 
     sums = np.zeros((len(chosen), 2, 3))
 
     def look(row: int) -> None:
-        pixels = evaluate_pixels(images.reduced(int(chosen[row]), needed_side(prep)), prep).reshape(-1, 3) / 255
+        pixels = (
+            evaluate_pixels(images.reduced(int(chosen[row]), needed_side(prep)), prep).reshape(-1, 3) / 255
+        )
         sums[row] = pixels.mean(axis=0), np.square(pixels).mean(axis=0)
 
     for_each(len(chosen), look, threads)

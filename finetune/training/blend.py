@@ -65,7 +65,7 @@ def blend(job: Job, start: dict[str, Tensor], alphas: Sequence[float]) -> tuple[
     ``start`` holds tensors of the model as they were before the phase, on the CPU; the model holds them as
     they are after it. Without validation images, or with a single point, nothing is measured.
     """
-    from finetune.training.job import load_tensors
+    from finetune.training.model_state import load_tensors
 
     live = job.backbone.state_dict()
     end = {name: whole(live[name]).to("cpu", copy=True) for name in start}

@@ -23,14 +23,16 @@ from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
 from finetune.training.blend import blend, blended_line
 from finetune.training.checkpoint import Best, Checkpoints
 from finetune.training.coaching import Coaching, facts_of
+from finetune.training.desk import Desk
 from finetune.training.dropping import dropping
 from finetune.training.engine import Engine
 from finetune.training.feed import Feed
 from finetune.training.interrupt import StopRequest
-from finetune.training.job import Desk, Job, load_model_state, model_state, trained_tensors
+from finetune.training.job import Job
 from finetune.training.loop import fit
 from finetune.training.metrics_log import MetricsLog
 from finetune.training.micro_batch import settle, shrinking
+from finetune.training.model_state import load_model_state, model_state, trained_tensors
 from finetune.training.norms import moving, reestimate
 from finetune.training.opening import checked, rates_found
 from finetune.training.optim import describe_groups, param_groups, summary_lines

@@ -6,11 +6,10 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetune import ranks
 from finetune.errors import Interrupted
@@ -18,81 +17,29 @@ from finetune.strategy.plan import GradientPhase
 from finetune.training import SCHEDULES
 from finetune.training.averaged_schedule import averaged_schedule
 from finetune.training.averaging import average_of
-from finetune.training.checkpoint import Best, Checkpoints, Good, rng_state, set_rng_state
+from finetune.training.checkpoint import Best, Good, rng_state, set_rng_state
+from finetune.training.desk import Desk, Progress, Scores
 from finetune.training.engine import Engine
 from finetune.training.feed import Feed
-from finetune.training.interrupt import StopRequest
 from finetune.training.meter import Meter
-from finetune.training.metrics_log import MetricsLog
 from finetune.training.micro_batch import MicroBatches
+from finetune.training.model_state import load_tensors, model_state, trained_tensors
 from finetune.training.optim import build_optimizer, param_groups, set_lr
 from finetune.training.pace import Pace
 from finetune.training.penalties import Penalty
-from finetune.training.record import Record
 from finetune.training.rollback import Diverged, Guard, copied
 from finetune.training.schedule import Plateau, Schedule, warmup_steps
-from finetune.training.sharded import finite, put, shared_out, whole
+from finetune.training.sharded import finite, shared_out, whole
 from finetune.training.stopping import Watch
 from finetune.training.united import United
 
 if TYPE_CHECKING:
-    from finetune.events import Listener
-    from finetune.training.coaching import Coaching
     from finetune.zoo.backbone import Backbone
 
 _SAVE_SECONDS = 60.0
 _SAVE_SHARE = 0.03
 """Checkpoints at epoch ends are left out where they would cost more than this share of the time."""
 _SHOW_SECONDS = 0.5
-
-
-@dataclass
-class Progress:
-    """How far a phase is. All counts are of finished work."""
-
-    epoch: int = 0
-    batch: int = 0
-    """Micro-batches of the current epoch."""
-    step: int = 0
-    """Optimizer steps of the phase."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Of the validation split."""
-
-    loss: float
-    accuracy: float
-    """Where no class is learned, the task's own score."""
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What all phases of a run share: where results go and who is told."""
-
-    log: MetricsLog
-    checkpoints: Checkpoints
-    stop: StopRequest
-    listener: Listener
-    log_every: int
-    save_every: int | None
-    """Optimizer steps between checkpoints; None: each epoch's end and once a minute."""
-    plan: str
-    """Digest of the plan; a checkpoint of another plan is refused."""
-    record: Record
-    """training.json."""
-    rollbacks: int
-    """How often a phase may go back to its last good state."""
-    reference: dict[str, Tensor] = field(default_factory=dict)
-    """The body's weights as the run began with them, on the CPU, where a phase holds on to them."""
-    coach: Coaching | None = None
-    """None: nobody reads the curves."""
-
-    def write(self, row: dict[str, Any]) -> None:
-        """A row for the metrics, which the coach reads too. Raises RunError where the disk is full."""
-        self.log.write(row)
-        if self.coach is not None:
-            self.coach.read(row)
 
 
 class Job:
@@ -416,35 +363,3 @@ class Job:
             f"Remedies: {', '.join(remedies)}. The last checkpoint is from before.",
             reason,
         )
-
-
-def trained_tensors(backbone: Backbone) -> dict[str, Tensor]:
-    """Parameters that require a gradient, and all buffers that are saved (running statistics)."""
-    return {
-        name: tensor
-        for name, tensor in backbone.state_dict(keep_vars=True).items()
-        if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
-    }
-
-
-def model_state(backbone: Backbone) -> dict[str, Any]:
-    """All weights, and which stages feed the head."""
-    return {"weights": backbone.state_dict(), "head_taps": list(backbone.head_taps)}
-
-
-def load_model_state(backbone: Backbone, state: dict[str, Any]) -> None:
-    """The inverse of model_state, whatever head the model has now."""
-    weights = state["weights"]
-    if "head.weight" in weights:
-        backbone.set_head(weights["head.weight"], weights["head.bias"], tuple(state["head_taps"]))
-    else:
-        backbone.set_bottleneck(len(weights["head.reduce.bias"]), len(weights["head.classify.bias"]))
-    backbone.load_state_dict(weights)
-
-
-@torch.no_grad()
-def load_tensors(backbone: Backbone, tensors: dict[str, Tensor]) -> None:
-    """Copy named tensors into the model, in place."""
-    live = backbone.state_dict(keep_vars=True)
-    for name, tensor in tensors.items():
-        put(live[name], tensor)

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from finetune.training.desk import Scores
 from finetune.training.feed import Batch
-from finetune.training.job import Job, Scores
+from finetune.training.job import Job
 from finetune.training.meter import Meter
 from finetune.training.rollback import recovering
 

@@ -14,7 +14,7 @@ from finetune.data.threads import worker_count
 from finetune.events import Listener
 from finetune.recipe import Recipe
 from finetune.strategy.plan import GradientPhase, ProbePhase
-from finetune.training.job import load_model_state, model_state
+from finetune.training.model_state import load_model_state, model_state
 from finetune.training.norms import norms_line, reestimate, restore, statistics
 from finetune.training.rollback import copied
 

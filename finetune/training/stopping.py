@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.strategy.plan import GradientPhase
 
 if TYPE_CHECKING:
-    from finetune.training.job import Scores
+    from finetune.training.desk import Scores
 
 
 class Watch:

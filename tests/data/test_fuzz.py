@@ -57,7 +57,9 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
         elif kind == 1:
             made[at : at + length] = rng.bytes(min(length, len(made) - at))
         elif kind == 2:
-            made[at : at + 2] = (b"\xff\xff", b"\x00\x00", b"\x7f\xff", b"\xff\xd8", b"\xff\xda")[int(rng.integers(5))]
+            made[at : at + 2] = (b"\xff\xff", b"\x00\x00", b"\x7f\xff", b"\xff\xd8", b"\xff\xda")[
+                int(rng.integers(5))
+            ]
         elif kind == 3:
             made[at : at + 4] = (b"\xff" * 4, b"\x00" * 4, b"\x7f\xff\xff\xff")[int(rng.integers(3))]
         elif kind == 4:

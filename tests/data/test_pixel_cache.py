@@ -134,7 +134,9 @@ def test_processes_live_together(private_cache: Path) -> None:
     assert PixelCache({"a": 1}).get(KEYS[0]) is None
 
 
-def test_what_was_not_of_use_for_longest_goes_first(private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_not_of_use_for_longest_goes_first(
+    private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for i in range(3):
         cache = PixelCache({"set": i})
         cache.add(KEYS[i], block(i, 60))
@@ -150,7 +152,9 @@ def test_what_was_not_of_use_for_longest_goes_first(private_cache: Path, monkeyp
     assert left == [True, False, True, True]
 
 
-def test_a_set_that_is_too_large_does_not_chase_itself(private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_that_is_too_large_does_not_chase_itself(
+    private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FINETUNE_PIXEL_CACHE", "7K")
     lines: list[str] = []
     cache = PixelCache({"a": 1}, lines.append)
@@ -159,12 +163,20 @@ def test_a_set_that_is_too_large_does_not_chase_itself(private_cache: Path, monk
         cache.flush()
         assert cache.get(KEYS[i]) is None or (cache.get(KEYS[i]) == block(i, 30)).all()
     assert len(lines) == 1
-    assert lines[0].startswith("Images are not cached any more: FINETUNE_PIXEL_CACHE=7K or half of the free disk")
+    assert lines[0].startswith(
+        "Images are not cached any more: FINETUNE_PIXEL_CACHE=7K or half of the free disk"
+    )
     assert sum(path.stat().st_size for path in shards(private_cache)) <= 7 * 1024
 
 
 def test_limits_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    for text, size in (("20G", 20 * 2**30), ("1.5M", 3 * 2**19), ("512", 512), ("2 GiB", 2 * 2**30), ("0", 0)):
+    for text, size in (
+        ("20G", 20 * 2**30),
+        ("1.5M", 3 * 2**19),
+        ("512", 512),
+        ("2 GiB", 2 * 2**30),
+        ("0", 0),
+    ):
         monkeypatch.setenv("FINETUNE_PIXEL_CACHE", text)
         assert size_limit() == size
     monkeypatch.setenv("FINETUNE_PIXEL_CACHE", "much")
@@ -212,7 +224,14 @@ def test_the_cache_changes_no_pixel(tmp_path: Path, policy: str, decode: str) ->
         return [x for number in (0, 1) for x, _ in batches.epoch(number)]
 
     reference = epochs("memory", 10**9)
-    for cache, memory in (("memory", 0), ("auto", 0), ("auto", 60_000), ("disk", 10**9), ("disk", 0), ("auto", 10**9)):
+    for cache, memory in (
+        ("memory", 0),
+        ("auto", 0),
+        ("auto", 60_000),
+        ("disk", 10**9),
+        ("disk", 0),
+        ("auto", 10**9),
+    ):
         for ours, theirs in zip(epochs(cache, memory), reference, strict=True):
             assert torch.equal(ours, theirs)
 
@@ -241,7 +260,9 @@ def test_fast_crops_stay_close_to_exact_ones(tmp_path: Path) -> None:
     assert 0 < apart.mean() < 1
 
 
-def test_a_second_run_decodes_nothing(tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_decodes_nothing(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tree(tmp_path)
 
     def run() -> tuple[list[torch.Tensor], torch.Tensor]:

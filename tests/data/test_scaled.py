@@ -31,7 +31,9 @@ def scene(seed: int, size: tuple[int, int]) -> Image.Image:
     for level in range(2, 8):
         noise = rng.normal(size=(2**level, 2**level, 3)).astype(np.float32)
         for c in range(3):
-            made[..., c] += np.asarray(Image.fromarray(noise[..., c]).resize(size, Image.Resampling.BICUBIC)) / 2**level
+            made[..., c] += (
+                np.asarray(Image.fromarray(noise[..., c]).resize(size, Image.Resampling.BICUBIC)) / 2**level
+            )
     return Image.fromarray((128 + 50 * made / made.std()).clip(0, 255).astype(np.uint8))
 
 
@@ -99,7 +101,9 @@ def test_damage_is_told_as_ever(tmp_path: Path) -> None:
     path.write_bytes(encoded(scene(1, (320, 240)), "JPEG")[:-900])
     for short in (20, 1000):
         for array in (False, True):
-            with pytest.raises(DataError, match=r"a.jpg' must be a whole image file. Got one that is cut short"):
+            with pytest.raises(
+                DataError, match=r"a.jpg' must be a whole image file. Got one that is cut short"
+            ):
                 open_scaled(path, short, array=array)
 
 
@@ -156,7 +160,12 @@ def test_sizes_that_are_asked_for() -> None:
 
 def test_the_check_decodes_at_the_scale_that_is_needed() -> None:
     data = encoded(scene(1, (320, 240)), "JPEG")
-    for room, short, size in ((10**6, None, (320, 240)), (10**6, 60, (80, 60)), (5000, 60, (80, 60)), (4000, 60, None)):
+    for room, short, size in (
+        (10**6, None, (320, 240)),
+        (10**6, 60, (80, 60)),
+        (5000, 60, (80, 60)),
+        (4000, 60, None),
+    ):
         info, kept = check(data, room=room, short=short)
         assert (info.width, info.height, info.jpeg) == (320, 240, True)
         assert (kept.size if kept else None) == size

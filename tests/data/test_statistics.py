@@ -17,7 +17,14 @@ from finetune.data.preprocessing import Preprocessing
 from finetune.data.statistics import channel_statistics
 
 PREP = Preprocessing(16, 1.0, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-TRAIN = {"epochs": 1, "batch_size": 16, "precision": "fp32", "channels_last": False, "refit": False, "avoid": []}
+TRAIN = {
+    "epochs": 1,
+    "batch_size": 16,
+    "precision": "fp32",
+    "channels_last": False,
+    "refit": False,
+    "avoid": [],
+}
 
 
 def image_set(images: list[Image.Image]) -> object:

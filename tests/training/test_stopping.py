@@ -15,8 +15,8 @@ import torch
 from finetune.errors import Interrupted
 from finetune.events import Listener
 from finetune.training import job as job_module
+from finetune.training.desk import Scores
 from finetune.training.execute import execute
-from finetune.training.job import Scores
 from finetune.training.metrics_log import read_metrics
 from finetune.training.pace import Pace
 from finetune.training.stopping import Watch
