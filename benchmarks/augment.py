@@ -9,6 +9,7 @@ runs. Ratios mean something on a busy machine, milliseconds little.
 operation   64 images of 64 x 64 px, uint8 in and out, an operation at parameters of its own for each image where ours
             allows it: torchvision's v2 functional called for each image (on uint8 tensors, on Pillow images) / ours
 policy      64 images from the originals that each form keeps in memory, parameters drawn: the loader's form / ours
+batches     the policy and all that brings its batches from decoded originals in memory: TrainBatches / DeviceBatches
 step        our form of a policy / a training step (forward, backward, SGD) of the embedded backbone at 64 px, 64 images
 """
 
@@ -143,6 +144,21 @@ def policies() -> Iterator[tuple[str, Work, Work]]:
         yield name, ours, loader
 
 
+def batches() -> tuple[Work, Work]:
+    """(ours, the loader's): an epoch of four batches of the policy ``standard``, originals decoded before."""
+    from finetune.augment.device import DeviceBatches
+    from finetune.data.batches import TrainBatches
+    from finetune.data.load import from_datasets
+    from finetune.data.preprocessing import Preprocessing
+
+    prep = Preprocessing(SIDE, 1.0, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    rows = [(image, i % 2) for i, image in enumerate(pictures(160, 4 * BATCH))]
+    images = from_datasets(rows, rows[:2], rows[:2], classes=["a", "b"]).train
+    device = DeviceBatches(images, prep, "standard", BATCH, 0, device=torch.device("cpu"))
+    loader = TrainBatches(images, prep, "standard", BATCH, 0)
+    return lambda: list(device.epoch(0)), lambda: list(loader.epoch(0))
+
+
 def step() -> Work:
     """A training step of the embedded backbone."""
     from finetune.zoo.create import create_backbone
@@ -183,6 +199,8 @@ def measure(runs: int, rounds: int) -> list[dict[str, Any]]:
             a, b, c = turns([ours, tensors, pillow], rounds)
             add("operation", name, "v2, a tensor at a time", a, b)
             add("operation", name, "v2, a Pillow image at a time", a, c)
+        a, b = turns(list(batches()), rounds)
+        add("batches", "standard, four batches", "the loader's form", a, b)
         trained = step()
         for name, ours, loader in policies():
             a, b = turns([ours, loader], rounds)

@@ -128,7 +128,7 @@ class _Clock:
 
     def augment(self, phase: GradientPhase) -> float:
         """Seconds to augment an image that is in memory, all workers at it; on the device it is next to nothing."""
-        if phase.augment_on == "device":
+        if phase.on_device:
             return 0.0
         made = AUGMENTATIONS.get(phase.augment)(self.backbone.preprocessing)
         originals = [made.original(image) for image in self.images]

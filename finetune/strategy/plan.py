@@ -149,6 +149,11 @@ class _Steps(_Frozen):
 class GradientPhase(Regularisers, _Steps):
     """Train some stages and the head by gradient steps."""
 
+    @property
+    def on_device(self) -> bool:
+        """Whether batches are augmented on the device."""
+        return self.augment_on == "device" and self.augment != "none"
+
 
 Phase = Annotated[ProbePhase | GradientPhase, Field(discriminator="kind")]
 
@@ -230,7 +235,7 @@ class Plan(_Frozen):
 
 
 def _augmentation(phase: GradientPhase) -> str:
-    named = f"{phase.augment} on the device" if phase.augment_on == "device" else phase.augment
+    named = f"{phase.augment} on the device" if phase.on_device else phase.augment
     return f"{named} without {', '.join(phase.avoid)}" if phase.avoid else named
 
 

@@ -60,7 +60,7 @@ class Feed:
         self.objective = objective_of(bundle.train)
         self.classes = tuple(bundle.classes)
         self.train_labels = self.objective.targets(bundle.train)
-        kind = partial(DeviceBatches, device=device) if on_device(phase) else TrainBatches
+        kind = partial(DeviceBatches, device=device) if phase.on_device else TrainBatches
         self._train: TrainBatches = kind(
             bundle.train, prep, phase.augment, phase.batch_size, seed, threads, avoid=phase.avoid,
             balanced=phase.sampling == "balanced", targets=self.train_labels,
@@ -224,11 +224,6 @@ class Feed:
         with torch.no_grad():
             hidden = self._prefix(inputs)
         return self._suffix(hidden)
-
-
-def on_device(phase: GradientPhase) -> bool:
-    """Whether the phase's batches are augmented on the device."""
-    return phase.augment_on == "device" and phase.augment != "none"
 
 
 def _cut(backbone: Backbone, stage: int) -> int:

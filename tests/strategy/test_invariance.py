@@ -119,6 +119,11 @@ def test_an_image_and_its_mirror_ban_the_flip() -> None:
     assert banned(Drawn({"here": arrow, "there": mirrored}, 24), "light") == {"flip"}
 
 
+def test_what_the_batched_policy_of_everything_does_is_tried_too() -> None:
+    found = banned(Drawn({"here": arrow, "there": mirrored}, 16), "rich")
+    assert "flip" in found
+
+
 def test_classes_told_by_colour_ban_strong_changes_of_colour() -> None:
     kinds = {
         "bright": coloured((210, 60, 60)),

@@ -162,3 +162,16 @@ def test_plan_files_with_mistakes_name_all_of_them() -> None:
         Plan.from_yaml("[]")
     with pytest.raises(ConfigError, match=r"phases.0.kind: must be given"):
         Plan.from_yaml(text.replace("- kind: probe\n  name", "- name"))
+
+
+def test_where_images_are_augmented_is_settled_by_the_device() -> None:
+    def settled(device: str, **train: str) -> set[str]:
+        recipe = Recipe.from_mapping({"train": train})
+        plan = STRATEGIES.get("full")().plan(Context(recipe, (100,) * 10, CARD, 5, unmeasured, device=device))
+        return {phase.augment_on for phase in plan.phases if isinstance(phase, GradientPhase)}
+
+    assert settled("cpu") == {"loader"}
+    assert settled("cuda") == settled("mps") == {"device"}
+    assert settled("cuda", augment_on="loader") == {"loader"}
+    assert settled("cpu", augment_on="device") == {"device"}
+    assert settled("cuda", augment="none") == {"loader"}

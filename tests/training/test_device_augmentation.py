@@ -74,6 +74,20 @@ def test_an_image_that_returns_is_augmented_anew(tiny: Any) -> None:
     assert not torch.equal(pixels[twice[0]], pixels[twice[1]])
 
 
+def test_families_and_class_names_reach_the_batched_policy(tiny: Any) -> None:
+    from finetune.strategy.invariance import spare
+    from finetune.training.feed import Feed
+
+    plan = spare(tiny.plan(tiny.phase(augment="rich", augment_on="device")), ["colour", "crop"])
+    feed = Feed(tiny.backbone(), tiny.bundle(), plan.phases[0], seed=0, threads=1, device=CPU)
+    assert isinstance(feed._train, DeviceBatches)
+    assert feed._train.policy.avoid == {"colour", "crop"}
+    digits = tiny.Patches(21)
+    digits.classes = ("0", "1", "2")
+    made = [DeviceBatches(images, PREP, "light", 8, 0, device=CPU) for images in (tiny.Patches(21), digits)]
+    assert [m.policy.flip for m in made] == [True, False]
+
+
 def test_crops_know_the_shape_of_the_originals(tiny: Any) -> None:
     made = batches(tiny)
     assert made.aspects(np.array([0, 20])).tolist() == [1.0, 1.0]
