@@ -167,6 +167,6 @@ def test_what_a_plan_decides_is_not_asked_for_beside_it(picture_folder: Path, tm
 
 
 def test_what_a_recipe_file_asks_for_gives_way() -> None:
-    recipe = Recipe().override("strategy=linear", "epochs=3", "precision=fp32", "folds=3")
+    recipe = Recipe().override("strategy=linear", "epochs=3", "precision=fp32", "probe.folds=3")
     assert decided_by_plan(recipe) == ["strategy", "train.epochs", "probe.folds"]
     assert decided_by_plan(Recipe()) == []
