@@ -3,8 +3,8 @@
     python -m benchmarks.decode [--repeats 5] [--out benchmarks/decode.csv]
 
 Milliseconds of CPU time an image (one process, one thread): decoding, a random resized crop of 35 to 100% of the
-area (bilinear, antialiased), a flip half of the time, normalisation, into batches. Contenders take turns; each figure
-is the median of the turns, and the ratio is to torchvision's first transforms within the same run.
+area (bilinear, antialiased), a flip half of the time, normalisation, into batches. Contenders take turns; milliseconds
+are the median of the turns, ratios to torchvision's transforms the median of the ratios within a turn.
 
 torchvision v1     Pillow, transforms on Pillow images: ImageFolder's way
 torchvision v2     decode_jpeg (deprecated since 0.29), transforms v2 on 8-bit tensors
@@ -165,11 +165,13 @@ def rows(repeats: int) -> Iterator[dict[str, Any]]:
             folder = Path(scratch) / "photos"
             write_photos(folder, size, grain, count)
             kilobytes = sum(p.stat().st_size for p in (folder / "train").rglob("*.jpg")) / count / 1000
-            found = {what: statistics.median(times) for what, times in turns(folder, repeats).items()}
-            base, second = found["torchvision v1"], found["torchvision v2"]
-            for what, value in found.items():
-                yield {"photos": name, "kilobytes": round(kilobytes), "what": what, "ms": round(value, 2),
-                       "of_v1": round(value / base, 3), "of_v2": round(value / second, 3), **told}  # fmt: skip
+            found = turns(folder, repeats)
+            for what, times in found.items():
+                first, second = (statistics.median(a / b for a, b in zip(times, found[f"torchvision {v}"], strict=True))
+                                 for v in ("v1", "v2"))  # fmt: skip
+                yield {"photos": name, "kilobytes": round(kilobytes), "what": what,
+                       "ms": round(statistics.median(times), 2), "of_v1": round(first, 3), "of_v2": round(second, 3),
+                       **told}  # fmt: skip
             mean, high = tolerance(folder)
             yield {"photos": name, "kilobytes": round(kilobytes), "what": f"tolerance: mean {mean:.2f}, 99% {high:.0f}",
                    "ms": "", "of_v1": "", "of_v2": "", **told}  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from pictures import picture, write_tree
 from PIL import Image
 
+from finetune.augment.device import DeviceBatches
 from finetune.data import AUGMENTATIONS, pixel_cache
 from finetune.data.batches import TrainBatches, eval_tensor
 from finetune.data.folder import Decoded
@@ -314,3 +315,21 @@ def test_damage_between_epochs_of_other_runs_changes_no_pixel(
     assert capsys.readouterr().err.count("\n") == 1
     assert torch.equal(eval_tensor(images(root, "fast", "disk"), PREP), whole)
     assert capsys.readouterr().err == ""
+
+
+def test_originals_of_whole_batches_are_cached_too(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+
+    def epoch(decode: str, cache: str) -> torch.Tensor:
+        batches = DeviceBatches(
+            images(root, decode, cache), PREP, "standard", 4, seed=3, memory=0, device=torch.device("cpu")
+        )
+        return torch.cat([x for x, _ in batches.epoch(0)])
+
+    exact = epoch("exact", "memory")
+    for _ in range(2):
+        assert torch.equal(epoch("exact", "disk"), exact)
+    fast = epoch("fast", "memory")
+    for _ in range(2):
+        assert torch.equal(epoch("fast", "auto"), fast)
+    assert 0 < (fast.short() - exact.short()).abs().float().mean() < 2
