@@ -158,7 +158,10 @@ def tolerance(folder: Path) -> tuple[float, float]:
 
 def rows(repeats: int) -> Iterator[dict[str, Any]]:
     """The table's rows."""
-    told = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "date": datetime.date.today().isoformat()}
+    told = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.date.today().isoformat(),
+    }
     for name, (size, grain, count) in SETS.items():
         with tempfile.TemporaryDirectory() as scratch:
             os.environ["FINETUNE_CACHE"] = f"{scratch}/cache"
@@ -182,7 +185,9 @@ def main() -> None:
     import torch
 
     warnings.filterwarnings("ignore", category=DeprecationWarning, message="The image decoding")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/decode.csv"))
     options = parser.parse_args()
@@ -194,7 +199,10 @@ def main() -> None:
             writer = csv.DictWriter(text, row)
             writer.writeheader()
         writer.writerow(row)
-        print(f"{row['photos']:8} {row['what']:30} {row['ms']:>8} ms  {row['of_v1']:>6}  {row['of_v2']:>6}", flush=True)
+        print(
+            f"{row['photos']:8} {row['what']:30} {row['ms']:>8} ms  {row['of_v1']:>6}  {row['of_v2']:>6}",
+            flush=True,
+        )
     options.out.write_text(f"# python -m benchmarks.decode --repeats {options.repeats}\n{text.getvalue()}")
 
 

@@ -48,13 +48,18 @@ def measured(data: Path, margin: str | float, seed: int, limit: int, scratch: st
 
 def main() -> None:
     """Measure and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--limit", type=int, default=100, help="training images a class")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/decode_accuracy.csv"))
     options = parser.parse_args()
-    told = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "date": datetime.date.today().isoformat()}
+    told = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.date.today().isoformat(),
+    }
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["FINETUNE_CACHE"] = f"{scratch}/cache"
@@ -65,7 +70,9 @@ def main() -> None:
                     print(rows[-1], flush=True)
     with options.out.open("w", newline="") as file:
         words = " ".join("--data DIR" for _ in options.data)
-        file.write(f"# python -m benchmarks.decode_accuracy {words} --seeds {options.seeds} --limit {options.limit}\n")
+        file.write(
+            f"# python -m benchmarks.decode_accuracy {words} --seeds {options.seeds} --limit {options.limit}\n"
+        )
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

@@ -14,6 +14,7 @@ LAYERS = [
     {"errors", "version"},
     {"registry", "files", "resources", "events", "regularise", "averaging", "interval", "ranks", "task"},
     {"solvers", "cache_files"},
+    {"recipe_sections", "recipe_text"},
     {"recipe", "runtime", "coach", "launch"},
     {"data", "caches"},
     {"augment"},

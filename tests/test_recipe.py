@@ -102,3 +102,10 @@ def test_a_learning_rate_that_no_float_holds() -> None:
         ConfigError, match=r"train.lr: must be less than or equal to 1000. Got 1e\+40 instead"
     ):
         Recipe().override("train.lr=1e40")
+
+
+def test_a_bare_key_that_two_sections_have_is_asked_back() -> None:
+    with pytest.raises(
+        ConfigError, match=r"folds: may mean data\.folds or probe\.folds\. Write one of them out\."
+    ):
+        Recipe().override("folds=3")
