@@ -78,7 +78,7 @@ def _expand(images: tuple[Path, ...]) -> list[Path]:
         if not path.is_dir():
             paths.append(path)
             continue
-        below = [file for file in candidates(path) if isinstance(file, Path) and looks_like_image(file)]
+        below = [Path(file) for file in candidates(path) if isinstance(file, str) and looks_like_image(file)]
         if not below:
             raise DataError(must(f"Folder {str(path)!r}", "one with images in it", "none"))
         paths += below

@@ -37,20 +37,24 @@ def read_columns(table: Place) -> Columns:
         if suffix == ".parquet":
             return _parquet(table, data)
         text = data.decode("utf-8-sig")
+        if suffix not in (".jsonl", ".ndjson"):
+            header = text.split("\n", 1)[0]
+            del text
+            return _csv(table, data, header, suffix)
     except UnicodeDecodeError as error:
         raise DataError(
             must(str(table), "text in UTF-8", f"byte {error.start} of another encoding")
         ) from None
     except OSError as error:
         raise DataError(must(str(table), "a readable file", error.strerror or str(error))) from None
-    return _json_lines(table, text) if suffix in (".jsonl", ".ndjson") else _csv(table, text, suffix)
+    return _json_lines(table, text)
 
 
-def _csv(table: Place, text: str, suffix: str) -> Columns:
-    header = text.split("\n", 1)[0]
+def _csv(table: Place, data: bytes, header: str, suffix: str) -> Columns:
     delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=header.count)
     # Strict, or a quote that is never closed would swallow the rest of the rows.
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")  # decoded piece by piece
+    lines = csv.reader(text, delimiter=delimiter, skipinitialspace=True, strict=True)
     found: list[list[str | None]] = []
     once: list[dict[str, str]] = []
     names: list[str] = []

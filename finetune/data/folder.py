@@ -17,7 +17,7 @@ from finetune.data.decode import MAX_PIXELS, check, is_image, open_rgb, scale_fo
 from finetune.data.imageset import ImageInfo, ImageSet, Quarantined
 from finetune.data.layout import looks_like_image
 from finetune.data.memory import BYTES_A_PIXEL, MEBI, budget
-from finetune.data.place import Inside, Place, size_of
+from finetune.data.place import Inside, Place, place_of, size_of
 from finetune.data.reading import Reading
 from finetune.data.scaled import Scaled, open_scaled
 from finetune.data.threads import for_each
@@ -28,15 +28,21 @@ MAX_FILE_BYTES = 1024 * MEBI
 """A larger file is set aside unread: no photo is, and reading it would fill the memory."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Checked:
     """A file that was opened and found whole."""
 
-    path: Place
+    at: Place
+    """The folder that the name begins at, or the place inside an archive."""
     name: str
     """Path relative to the data folder, or as the table has it."""
     fingerprint: bytes
     info: ImageInfo
+
+    @property
+    def path(self) -> Place:
+        """Where its bytes are."""
+        return place_of(self.at, self.name)
 
 
 class Pixels(Protocol):
@@ -161,7 +167,7 @@ def check_files(
     decoded: Pixels,
     short: int | None = None,
 ) -> list[Checked | Quarantined | None]:
-    """Open every file (path, name) once, in threads. One result a file, in order.
+    """Open every file (at, name), see ``Checked``, once, in threads. One result a file, in order.
 
     ``short``: pixels on the short side that will be asked for, where JPEGs may be decoded at a reduced scale.
     A file whose name does not claim to be an image and whose bytes are none (notes.txt, Thumbs.db) gives
@@ -216,8 +222,9 @@ def _source(file: Checked) -> Path | bytes:
 
 
 def _check(
-    path: Place, name: str, max_pixels: int, decoded: Pixels, short: int | None
+    at: Place, name: str, max_pixels: int, decoded: Pixels, short: int | None
 ) -> Checked | Quarantined | None:
+    path = place_of(at, name)
     suffix = path.suffix.lower()
     claims = looks_like_image(path)
     try:
@@ -235,4 +242,4 @@ def _check(
         return Quarantined(name, str(problem))
     if image is not None:
         decoded.put(name, image)
-    return Checked(path, name, hashlib.blake2b(data, digest_size=16).digest(), info)
+    return Checked(at, name, hashlib.blake2b(data, digest_size=16).digest(), info)

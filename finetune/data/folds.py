@@ -23,7 +23,7 @@ def folds_of(images: ImageSet, folds: int, seed: int, groups: Sequence[object] |
     Every class, label or tenth of the numbers has its share in each fold, as near as copies and groups allow.
     Raises DataError where a fold would be empty.
     """
-    prints = [images.fingerprint(i) for i in range(len(images))]
+    prints = images.fingerprints()
     unit = components(len(images), (prints,) if groups is None else (prints, groups))
     if images.task == MULTI_LABEL:
         found = distribute(images.targets, unit, (1 / folds,) * folds, seed)[unit]

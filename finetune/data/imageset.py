@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finetune.data.scaled import Scaled
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageInfo:
     """What is known about an image without keeping its pixels."""
 
@@ -88,6 +88,10 @@ class ImageSet(ABC):
         """Digest of all that the pixels of ``reduced`` depend on."""
         return self.fingerprint(index)
 
+    def fingerprints(self) -> list[bytes]:
+        """Those of all images, in order."""
+        return [self.fingerprint(i) for i in range(len(self))]
+
     def info(self, index: int) -> ImageInfo:
         """Size and stored mode; sets that know them without decoding override this."""
         image = self.load(index)
@@ -112,6 +116,9 @@ class Subset(ImageSet):
         self.task = base.task
         self.values = None if base.values is None else base.values[indices]
 
+    def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
+        return Subset(self.base, self.indices[np.asarray(indices, dtype=np.int64)])
+
     def load(self, index: int) -> Image.Image:
         return self.base.load(int(self.indices[index]))
 
@@ -126,6 +133,9 @@ class Subset(ImageSet):
 
     def key(self, index: int, short: int) -> bytes:
         return self.base.key(int(self.indices[index]), short)
+
+    def fingerprints(self) -> list[bytes]:
+        return [self.base.fingerprint(i) for i in self.indices.tolist()]
 
     def info(self, index: int) -> ImageInfo:
         return self.base.info(int(self.indices[index]))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finetune.data.archive import Branch
 from finetune.data.decode import IMAGE_SUFFIXES
-from finetune.data.place import Inside, Place
+from finetune.data.place import Found, Inside
 from finetune.errors import DataError
 
 ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -18,7 +18,7 @@ _SKIPPED = {"__MACOSX", "@eaDir", "__pycache__", "$RECYCLE.BIN", "System Volume 
 
 EXPECTED = "a folder with one sub-folder of images per class, with or without train/ val/ test/ above them"
 
-ClassFiles = dict[str, list[Place]]
+ClassFiles = dict[str, list[Found]]
 """Class name -> files below that class folder, sorted."""
 
 Folder = Path | Branch
@@ -68,39 +68,45 @@ def subfolders(folder: Folder) -> list[Folder]:
     return [*sorted(Path(d.path) for d in _entries(folder) if d.is_dir() and not _hidden(d.name))]
 
 
-def candidates(folder: Folder) -> list[Place]:
+def candidates(folder: Folder) -> list[Found]:
     """All visible files below a folder, at any depth, sorted; links are followed, circles are not."""
     if isinstance(folder, Branch):
-        below: list[Place] = [file for name, file in folder.files.items() if not _hidden(name)]
+        below: list[Found] = [file for name, file in folder.files.items() if not _hidden(name)]
         below += [file for sub in subfolders(folder) for file in candidates(sub)]
         return sorted(below, key=lambda file: str(file).split("/"))
-    found: list[Path] = []
-    seen: set[str] = set()
-    stack = [folder]
-    while stack:
-        here = stack.pop()
-        real = os.path.realpath(here)
-        if real in seen:
+    found: list[Found] = []
+    _walk(folder, set(), found)
+    return found
+
+
+def _walk(folder: Path | str, seen: set[str], found: list[Found]) -> None:
+    """Append the files in the order of their paths: in every folder by name, what a folder holds in its place."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    for entry in sorted(_entries(folder), key=_name_of):
+        if _hidden(entry.name):
             continue
-        seen.add(real)
-        for entry in _entries(here):
-            if _hidden(entry.name):
-                continue
-            if entry.is_dir():
-                stack.append(Path(entry.path))
-            elif entry.is_file() or entry.is_symlink():  # a dangling link is reported, not overlooked
-                found.append(Path(entry.path))
-    return [*sorted(found)]
+        if entry.is_dir():
+            _walk(entry.path, seen, found)
+        elif entry.is_file() or entry.is_symlink():  # a dangling link is reported, not overlooked
+            found.append(entry.path)
 
 
-def looks_like_image(path: Place) -> bool:
+def _name_of(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def looks_like_image(path: Path | Found) -> bool:
     """Whether the name claims to be an image."""
     if isinstance(path, Inside) and path.known_image:
         return True
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    name = path if isinstance(path, str) else path.name
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)

@@ -9,18 +9,19 @@ from pathlib import Path
 
 from finetune.data.imageset import Quarantined
 from finetune.data.layout import Layout
-from finetune.data.place import Place, called
+from finetune.data.place import Inside, Place, called, place_of
 from finetune.errors import DataError, must
 
 UNLABELLED = "has no "
 """How the reason begins for which an entry without a path or a label is set aside."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One image that a source names."""
 
-    path: Place
+    at: Place
+    """The folder that the name begins at, or the place inside an archive."""
     name: str
     """What it is called in messages and prediction tables."""
     label: str
@@ -28,6 +29,11 @@ class Row:
     """all, train, val or test."""
     group: str | None = None
     """Images of one group (a patient, a track, a video) are never divided between splits."""
+
+    @property
+    def path(self) -> Place:
+        """Where its bytes are."""
+        return place_of(self.at, self.name)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def of_layout(layout: Layout) -> Listing:
     """The files of a folder tree, labelled by their class folder."""
     root = layout.root if isinstance(layout.root, Path) else None
     rows = tuple(
-        Row(path, called(path, root), name, split)
+        Row(path if isinstance(path, Inside) else root or Path(), called(path, root), name, split)
         for split, classes in layout.splits.items()
         for name, files in classes.items()
         for path in files

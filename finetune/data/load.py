@@ -72,7 +72,7 @@ def read_folder(recipe: DataRecipe, decoded: Pixels | None = None) -> ReadFolder
     rows = listing.rows
     decoded = decoded or default_decoded()
     checked = check_together(
-        [(row.path, row.name) for row in rows],
+        [(row.at, row.name) for row in rows],
         max_pixels=recipe.max_pixels,
         workers=worker_count(recipe.workers),
         decoded=decoded,

@@ -23,7 +23,7 @@ class ReadSamples:
         self, samples: Sequence[tuple[str, int]], name: str, root: str | None, recipe: DataRecipe
     ) -> None:
         self._recipe, self._decoded = recipe, default_decoded()
-        files = [(Path(path), _shown(path, root)) for path, _ in samples]
+        files = [_shown(path, root) for path, _ in samples]
         found = check_files(
             files, max_pixels=recipe.max_pixels, workers=worker_count(recipe.workers), decoded=self._decoded
         )
@@ -108,8 +108,9 @@ def _below(dataset: Any) -> tuple[Any, list[int] | None] | None:
     return (dataset, rows) if known and hasattr(dataset, "__len__") else None
 
 
-def _shown(path: str, root: str | None) -> str:
+def _shown(path: str, root: str | None) -> tuple[Path, str]:
+    """The folder that a file is named below, and its name there."""
     place = Path(path)
     if root is not None and place.is_relative_to(root):
-        return place.relative_to(root).as_posix()
-    return place.as_posix()
+        return Path(root), place.relative_to(root).as_posix()
+    return Path(), place.as_posix()

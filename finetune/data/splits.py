@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -83,11 +83,16 @@ def carve_groups(
 
 def components(n: int, groups: Sequence[Sequence[object]]) -> np.ndarray:
     """(N,) number of the connected component of each image, where sharing a group connects."""
-    pairs = []
-    for named in groups:
-        first: dict[object, int] = {}
-        pairs += [(i, first.setdefault(name, i)) for i, name in enumerate(named)]
-    return connected(n, pairs)
+
+    def pairs() -> Iterator[tuple[int, int]]:
+        for named in groups:
+            first: dict[object, int] = {}
+            for i, name in enumerate(named):
+                before = first.setdefault(name, i)
+                if before != i:
+                    yield i, before
+
+    return connected(n, pairs())
 
 
 def connected(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
@@ -107,7 +112,7 @@ def connected(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
     for one, other in pairs:
         a, b = root(one), root(other)
         parent[max(a, b)] = min(a, b)
-    return np.unique([root(i) for i in range(n)], return_inverse=True)[1]
+    return np.unique(np.fromiter(map(root, range(n)), np.int64, n), return_inverse=True)[1]
 
 
 def limit(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -124,9 +129,14 @@ def limit(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
 
 
 def _units(members: np.ndarray, groups: Sequence[object] | None) -> list[list[int]]:
+    listed = members.tolist()
     if groups is None:
-        return [[int(i)] for i in members]
+        return [[i] for i in listed]
     found: dict[object, list[int]] = {}
-    for i in members:
-        found.setdefault(groups[int(i)], []).append(int(i))
+    for i in listed:
+        unit = found.get(groups[i])
+        if unit is None:
+            found[groups[i]] = [i]
+        else:
+            unit.append(i)
     return list(found.values())

@@ -186,17 +186,20 @@ def _divided(groups: Mapping[str, Sequence[object]], called: Mapping[str, str]) 
 
 
 def _prints(images: ImageSet) -> list[bytes]:
-    return [images.fingerprint(i) for i in range(len(images))]
+    return images.fingerprints()
 
 
 def _copies(images: ImageSet) -> list[str]:
     """Exact copies under several classes: at least one of the labels is wrong."""
     if not images.task.plain:
         return _unlike_copies(images)
-    labels: dict[bytes, set[int]] = {}
+    first: dict[bytes, int] = {}
+    several: dict[bytes, set[int]] = {}
     for print_, label in zip(_prints(images), images.labels.tolist(), strict=True):
-        labels.setdefault(print_, set()).add(label)
-    torn = [sorted(found) for found in labels.values() if len(found) > 1]
+        before = first.setdefault(print_, label)
+        if before != label:
+            several.setdefault(print_, {before}).add(label)
+    torn = [sorted(several[print_]) for print_ in first if print_ in several] if several else []
     if not torn:
         return []
     example = " and ".join(repr(images.classes[k]) for k in torn[0][:2])

@@ -12,7 +12,7 @@ from finetune.data.archive import is_archive, plain_name, read_archive
 from finetune.data.columns import Columns, is_table, read_columns, rows_in, text_of, texts
 from finetune.data.imageset import Quarantined
 from finetune.data.listing import UNLABELLED, Listing, Row
-from finetune.data.place import BETWEEN, Place, called
+from finetune.data.place import BETWEEN, Inside, Place, called
 from finetune.errors import DataError, did_you_mean, must
 from finetune.recipe import DataRecipe
 
@@ -26,7 +26,7 @@ _STATS = 64
 """Files of a folder that are asked for one by one before the folder is listed."""
 
 Find = Callable[[str], Place | None]
-"""From a path in the table to the image there; None where there is none."""
+"""From a path in the table to the folder where it begins, or to the member of an archive; None where none is there."""
 
 
 def read_table(
@@ -81,19 +81,21 @@ class OnDisk:
         self._archives: dict[Path, Find] = {}
 
     def __call__(self, name: str) -> Place | None:
+        last = name.rpartition("/")[2]
+        folder = name[: len(name) - len(last)]
+        held = self._held.get(folder)
+        if held is not None and last in held:
+            return self.root
         if BETWEEN in name:
             outer, _, inner = name.partition(BETWEEN)
             return self._within(self.root / outer, inner)
-        path = self.root / name
-        folder, last = os.path.split(path)
-        held = self._held.get(folder)
         if held is None:
             self._asked[folder] = asked = self._asked.get(folder, 0) + 1
             if asked == _STATS:  # one listing is cheaper than so many questions
-                self._held[folder] = _files(folder)
-        elif last in held:
-            return path
-        return path if path.is_file() else None  # the listing may write a name in another way
+                self._held[folder] = _files(self.root / folder)
+        return (
+            self.root if (self.root / name).is_file() else None
+        )  # a listing may write a name in another way
 
     def _within(self, archive: Path, inner: str) -> Place | None:
         if not is_archive(archive) or not archive.is_file():
@@ -103,7 +105,7 @@ class OnDisk:
         return self._archives[archive](plain_name(inner))
 
 
-def _files(folder: str) -> frozenset[str]:
+def _files(folder: Path) -> frozenset[str]:
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries if entry.is_file())
@@ -133,13 +135,13 @@ def _listing(
         if not given and not unlabelled:
             aside.append(Quarantined(name, f"{UNLABELLED}{label!r} in {table.name}"))
             continue
-        path = find(name)
-        if path is None:
+        at = find(name)
+        if at is None:
             missing += 1
             aside.append(Quarantined(name, f"is listed in {table.name}, but there is no such file"))
             continue
-        if not isinstance(path, Path) and BETWEEN not in name:
-            name = called(path)
+        if isinstance(at, Inside) and BETWEEN not in name:
+            name = called(at)
         part = text_of(part)
         role = role_of.get(part) or role_of.setdefault(part, _role(table, part, str(split)))
         place = first.setdefault(name, len(rows))
@@ -151,7 +153,7 @@ def _listing(
                 repeated += 1
                 continue
             here.add(role)
-        rows.append(Row(path, name, given, role, text_of(member) or None))
+        rows.append(Row(at, name, given, role, text_of(member) or None))
     if torn:
         name, labels = next(iter(torn.items()))
         raise DataError(

@@ -14,7 +14,7 @@ from finetune.data.folder import Checked, Decoded, FolderImages, check_files, de
 from finetune.data.imageset import ImageSet, Quarantined
 from finetune.data.layout import Folder, candidates, class_name, subfolders
 from finetune.data.listing import Row
-from finetune.data.place import called
+from finetune.data.place import Inside, called
 from finetune.data.reading import Reading, expected_side
 from finetune.data.sources import archive_root, is_folder_of_classes, listed
 from finetune.data.table import is_table, read_table
@@ -77,7 +77,7 @@ def labelled_images(
     labels, values = _numbered(rows, classes, task, asked.label_separator)
     decoded: Decoded = default_decoded()
     results = check_files(
-        [(row.path, row.name) for row in rows],
+        [(row.at, row.name) for row in rows],
         max_pixels=max_pixels,
         workers=worker_count("auto"),
         decoded=decoded,
@@ -127,7 +127,7 @@ def _rows_of_folder(root: Folder, classes: tuple[str, ...]) -> tuple[Row, ...]:
     _require_known([class_name(folder) for folder in folders], f"Every folder of {str(root)!r}", classes)
     below = root if isinstance(root, Path) else None
     return tuple(
-        Row(path, called(path, below), class_name(folder))
+        Row(path if isinstance(path, Inside) else below or Path(), called(path, below), class_name(folder))
         for folder in folders
         for path in candidates(folder)
     )
