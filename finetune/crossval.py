@@ -18,7 +18,7 @@ import numpy as np
 from finetune import ranks
 from finetune.errors import ConfigError, FinetuneError, Interrupted, RunError, must
 from finetune.evaluation.table import read_rows
-from finetune.events import Listener, Listeners
+from finetune.events import Listener, Listeners, StepsOnly
 from finetune.pipeline import Pipeline, sigterm_raises
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
@@ -74,7 +74,7 @@ def _carry_out(
         fold = _fold(folder, number)
         own = recipe.override(f"data.fold={number}", name=None, out=str(fold.path))
         bundles.append(read.split(own.data, own.seed))
-        heard = _First(listener) if number == 1 else _Later(listener)
+        heard = _First(listener) if number == 1 else StepsOnly(listener)
         try:
             with sigterm_raises():
                 result = _run_fold(Pipeline(own, fold, bundles[-1], heard, figures, plan), fold, bundles[-1])
@@ -201,16 +201,3 @@ class _First(Listeners):
 
     def on_result(self, result: dict[str, Any]) -> None:
         pass
-
-
-class _Later(Listener):
-    """Of later folds the steps are shown, for the rest is the same."""
-
-    def __init__(self, outer: Listener) -> None:
-        self.outer = outer
-
-    def on_step(self, row: dict[str, Any]) -> None:
-        self.outer.on_step(row)
-
-    def on_progress(self, what: str, done: int, total: int) -> None:
-        self.outer.on_progress(what, done, total)

@@ -48,6 +48,19 @@ class Listener:
         """The content of result.json."""
 
 
+class StepsOnly(Listener):
+    """Passes steps and progress on and keeps the rest to itself: for one training of several that are alike."""
+
+    def __init__(self, outer: Listener) -> None:
+        self.outer = outer
+
+    def on_step(self, row: dict[str, Any]) -> None:
+        self.outer.on_step(row)
+
+    def on_progress(self, what: str, done: int, total: int) -> None:
+        self.outer.on_progress(what, done, total)
+
+
 class Listeners(Listener):
     """Tells several listeners, in order, every event that there is."""
 

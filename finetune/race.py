@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.errors import FinetuneError, Interrupted
-from finetune.events import Listener
+from finetune.events import Listener, StepsOnly
 from finetune.strategy.plan import GradientPhase, Phase, Plan
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _lap(
     try:
         plan = shortened(entrant.plan, share)
         backbone = execute(
-            plan, copy.deepcopy(setup.backbone), setup.bundle, recipe, folder, _Quiet(listener)
+            plan, copy.deepcopy(setup.backbone), setup.bundle, recipe, folder, StepsOnly(listener)
         )
         probabilities = predict_images(backbone, setup.bundle.val, threads=recipe.data.workers)
     finally:
@@ -233,16 +233,3 @@ def _lap(
         float((probabilities.argmax(axis=1) == labels).mean()),
         entrant.seconds,
     )
-
-
-class _Quiet(Listener):
-    """Steps are shown, the arms' own stories are not."""
-
-    def __init__(self, outer: Listener) -> None:
-        self.outer = outer
-
-    def on_step(self, row: dict[str, Any]) -> None:
-        self.outer.on_step(row)
-
-    def on_progress(self, what: str, done: int, total: int) -> None:
-        self.outer.on_progress(what, done, total)

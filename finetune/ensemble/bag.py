@@ -24,7 +24,7 @@ from finetune.api import RecipeLike, Run, as_recipe, run
 from finetune.ensemble.candidates import Candidate
 from finetune.ensemble.folder import judged, new_folder, write_result
 from finetune.errors import ConfigError, DataError, must
-from finetune.events import Listener
+from finetune.events import Listener, StepsOnly
 from finetune.recipe import Recipe
 from finetune.strategy.plan import Phase, Plan, ProbePhase
 
@@ -134,7 +134,7 @@ def bag(
             }
         )
         resampled = replace(bundle, train=bundle.train.subset(draw))
-        done = run(member, data=resampled, plan=plan, listener=_Quiet(told), figures=False)
+        done = run(member, data=resampled, plan=plan, listener=StepsOnly(told), figures=False)
         shutil.rmtree(done.path / "checkpoints", ignore_errors=True)
         network, left = done.backbone, bundle.train.subset(left_out(draw, n))
         answers.append(_answers(network, left, untouched and asked.probe.cache))
@@ -191,16 +191,3 @@ def _checked(asked: Recipe, count: int) -> Recipe:
     if problems:
         raise ConfigError(" ".join(problems))
     return asked.override("probe.solver=logistic", "probe.combine=pick")
-
-
-class _Quiet(Listener):
-    """Steps are shown, the bags' own stories are not."""
-
-    def __init__(self, outer: Listener) -> None:
-        self.outer = outer
-
-    def on_step(self, row: dict[str, Any]) -> None:
-        self.outer.on_step(row)
-
-    def on_progress(self, what: str, done: int, total: int) -> None:
-        self.outer.on_progress(what, done, total)
