@@ -95,9 +95,13 @@ class Member(Inside):
                 raise _unreadable("the archive is cut short or damaged") from None
         with self.archive.open("rb") as file:
             if self.checksum is None:  # of a tar
-                file.seek(self.offset)
-                return _whole(file.read(self.size), self.size)
+                return self.read_from(file)
             return self._unzip(file)
+
+    def read_from(self, file: IO[bytes]) -> bytes:
+        """The same from its plain tar, which is open."""
+        file.seek(self.offset)
+        return _whole(file.read(self.size), self.size)
 
     def _unzip(self, file: IO[bytes]) -> bytes:
         file.seek(self.offset)
@@ -251,32 +255,65 @@ def members_of_tar(path: Path, file: IO[bytes], size: int | None) -> Iterator[_E
 
     ``size`` is that of the tar in bytes; None where it is gzipped, and its end shows by reading on.
     """
+    offset = 0
     try:
-        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="replace") as archive:
-            while (info := archive.next()) is not None:
-                getattr(archive, "members", []).clear()  # it would keep them all
+        while True:
+            file.seek(offset)
+            block = file.read(tarfile.BLOCKSIZE)
+            plain = _plain_header(block)
+            if plain is not None:
+                name, length, why, start = *plain, None, offset + tarfile.BLOCKSIZE
+                after = start + -(-length // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            else:
+                file.seek(offset)
+                with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="replace") as archive:
+                    info = archive.next()
+                    after = archive.offset
+                if info is None:
+                    break
                 if info.isdir():
+                    offset = after
                     continue
-                end = info.offset_data + info.size
-                if size is not None and info.isreg() and end > size:
-                    yield f"ends in the middle of {info.name!r}"
-                    return
-                if size is None:
-                    _within_reason(path, end)
-                method = _STORED if size is not None else _GZIPPED
-                yield (
-                    Member(path, info.name, info.size, info.offset_data, info.size, method),
-                    _not_a_file(info),
-                )
-            if size is not None and (how := _ends(file, archive.offset)):
-                yield how
+                name, length, why, start = info.name, info.size, _not_a_file(info), info.offset_data
+            end = start + length
+            if size is not None and why is None and end > size:
+                yield f"ends in the middle of {name!r}"
+                return
+            if size is None:
+                _within_reason(path, end)
+            method = _STORED if size is not None else _GZIPPED
+            yield Member(path, name, length, start, length, method), why
+            offset = after
+        if size is not None and (how := _ends(file, offset)):
+            yield how
     except tarfile.ReadError as error:
         if "unexpected end" in str(error) or "zlib error" in str(error):
             yield "ends too early or is damaged"
-            return
-        raise _no(path, f"a tar archive. Got a file that is none instead ({error}).") from None
+        elif offset == 0:
+            raise _no(path, f"a tar archive. Got a file that is none instead ({error}).") from None
+        elif size is None:
+            yield "is damaged behind its last member"
+        elif how := _ends(file, offset):
+            yield how
     except tarfile.TarError as error:
         yield f"is damaged ({error})"
+
+
+def _plain_header(block: bytes) -> tuple[str, int] | None:
+    """Name and size, of a header that says no more: of a regular file with a short name. tarfile reads all others, at a
+    tenth of the speed."""
+    if len(block) < tarfile.BLOCKSIZE or block[156] not in b"0\0" or block[257:262] != b"ustar":
+        return None
+    length = _octal(block[124:136])
+    if length < 0 or block[345] or sum(block) - sum(block[148:156]) + 256 != _octal(block[148:156]):
+        return None
+    name = block[:100].split(b"\0", 1)[0]
+    return (name.decode("utf-8", "replace"), length) if name and name[-1:] != b"/" else None
+
+
+def _octal(digits: bytes) -> int:
+    text = digits.strip(b" \0")
+    return int(text, 8) if text.isdigit() and b"8" not in text and b"9" not in text else -1
 
 
 class _Swollen(Exception):

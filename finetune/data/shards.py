@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from finetune import ranks
 from finetune.data.archive import Member, index, is_shard, plain_name
@@ -246,7 +247,9 @@ def _scan(path: Path) -> _Shard:
             images.setdefault(key, member)
         elif kind in _LABELS and (key not in labels or _LABELS.index(kind) < _LABELS.index(labels[key][0])):
             labels[key] = kind, member
-    texts = [_text(*labels[key]) if key in labels else None for key in images]
+    with path.open("rb") as file:
+        opened = file if path.suffix.lower() == ".tar" else None
+        texts = [_text(*labels[key], opened) if key in labels else None for key in images]
     prefix = f"{path.name}{BETWEEN}"
     aside = [(q.path.removeprefix(prefix), q.reason) for q in contents.aside]
     if contents.cut is None:  # else the image was lost with the end
@@ -257,10 +260,11 @@ def _scan(path: Path) -> _Shard:
     return _Shard(listed, texts, aside, contents.cut)
 
 
-def _text(kind: str, member: Member) -> tuple[str, str]:
+def _text(kind: str, member: Member, file: IO[bytes] | None) -> tuple[str, str]:
     try:
         if member.size > _MOST_TEXT:
             return kind, ""
-        return kind, member.read_bytes().decode("utf-8-sig", errors="replace")
-    except (OSError, EOFError):
+        data = member.read_bytes() if file is None else member.read_from(file)
+        return kind, data.decode("utf-8-sig", errors="replace")
+    except OSError:
         return kind, ""
