@@ -19,6 +19,7 @@ from PIL import Image, ImageFilter, ImageOps
 from benchmarks.regret.cases import DIAL
 from finetune.data.decode import open_rgb
 from finetune.data.layout import find_layout
+from finetune.data.place import Found, called
 from finetune.errors import ConfigError, DataError, did_you_mean, must
 from finetune.runtime import cache_dir
 
@@ -103,21 +104,22 @@ def make_dial(source: Path, dial: str, per_class: int = PER_CLASS, cache: Path |
         return target
     home.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=home, prefix=f".{dial}-"))
+    root = layout.root if isinstance(layout.root, Path) else None
     try:
         for split, classes in layout.splits.items():
             base = unfinished if split == "all" else unfinished / layout.folders[split]
             for name, files in classes.items():
                 folder = base / name
                 folder.mkdir(parents=True, exist_ok=True)
-                for number, path in enumerate(_sample(files, per_class)):
-                    _write(path, path.relative_to(layout.root).as_posix(), dial, folder / f"{number:05d}.png")
+                for number, found in enumerate(_sample(files, per_class)):
+                    _write(found, called(found, root), dial, folder / f"{number:05d}.png")
         os.replace(unfinished, target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
 
 
-def _sample(files: list[Path], most: int) -> list[Path]:
+def _sample(files: list[Found], most: int) -> list[Found]:
     """The same ``most`` files every time, in their own order."""
     if len(files) <= most:
         return files
@@ -125,9 +127,9 @@ def _sample(files: list[Path], most: int) -> list[Path]:
     return [files[i] for i in sorted(chosen.tolist())]
 
 
-def _write(path: Path, name: str, dial: str, target: Path) -> None:
+def _write(file: Found, name: str, dial: str, target: Path) -> None:
     try:
-        image = open_rgb(path)
+        image = open_rgb(file if isinstance(file, str) else file.read_bytes())
     except DataError:
         return  # the original's quarantine names it
     seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

@@ -80,8 +80,7 @@ def backward(job: Job, group: list[Batch], images: int) -> tuple[Tensor, list[tu
 def evaluate(job: Job) -> Scores | None:
     """Mean plain loss (cross-entropy in nats, not smoothed) and score on the validation split; None if it is empty."""
     job.backbone.eval()
-    objective = job.feed.objective
-    meter = Meter(job.engine.device, objective)
+    meter = Meter(job.engine.device, objective := job.feed.objective)
     for inputs, labels in job.feed.validation():
         with job.engine.autocast():
             logits = job.micro.logits(inputs).float()  # (B, K)
