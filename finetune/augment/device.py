@@ -13,7 +13,7 @@ from torch import Tensor
 from finetune.augment.draws import Counted
 from finetune.augment.policies import Batched, batched
 from finetune.data.augment import Augmentation, Picture
-from finetune.data.batches import TrainBatches, share_rows
+from finetune.data.batches import TrainBatches, share_rows, to_device
 from finetune.data.imageset import ImageSet
 from finetune.data.order import returns
 from finetune.data.preprocessing import Preprocessing
@@ -69,7 +69,7 @@ class DeviceBatches(TrainBatches):
             rows = begin + share_rows(self.size(number), neighbour)
             samples = order[rows]
             draws = Counted(self.seed, epoch, samples, again[rows])
-            whole = images.to(self.device, non_blocking=True)
+            (whole,) = to_device([images], self.device)
             yield self.policy(whole, draws, self.aspects(samples)) if len(samples) else whole, labels
 
     def aspects(self, samples: np.ndarray) -> np.ndarray:

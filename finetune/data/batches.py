@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TypeVar
@@ -61,6 +61,15 @@ def eval_batches(
 
     yield from _ahead(make, 0, -(-len(images) // batch_size), threads)
     source.flush()
+
+
+def to_device(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
+    """Move tensors; a copy to a GPU overlaps with its computing. Those that are there already stay."""
+    if device.type != "cuda":
+        return [t.to(device) for t in tensors]
+    # Only what lies in the CPU's memory can be pinned.
+    pinned = (t.pin_memory() if t.device.type == "cpu" else t for t in tensors)
+    return [t.to(device, non_blocking=True) for t in pinned]
 
 
 class TrainBatches:

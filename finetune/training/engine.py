@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -71,13 +70,6 @@ class Engine:
         """Go on with a saved loss scale."""
         if self._accelerator.scaler is not None and state:
             self._accelerator.scaler.load_state_dict(state)
-
-
-def to_device(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
-    """Move tensors; a copy to a GPU overlaps with its computing."""
-    if device.type == "cuda":
-        return [t.pin_memory().to(device, non_blocking=True) for t in tensors]
-    return [t.to(device) for t in tensors]
 
 
 def _accelerator(device: torch.device, mixed: str) -> Accelerator:

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from finetune import ranks
 from finetune.augment.device import DeviceBatches
-from finetune.data.batches import TrainBatches, eval_tensor, share_rows
+from finetune.data.batches import TrainBatches, eval_tensor, share_rows, to_device
 from finetune.strategy.plan import GradientPhase
-from finetune.training.engine import to_device
 from finetune.training.mixing import Disturbance, disturbs
 from finetune.training.objectives import objective_of
 from finetune.training.precision import Precision

@@ -11,7 +11,7 @@ import torch
 from pictures import picture, write_tree
 
 from finetune.data import AUGMENTATIONS
-from finetune.data.batches import TrainBatches, eval_batches, eval_tensor
+from finetune.data.batches import TrainBatches, eval_batches, eval_tensor, to_device
 from finetune.data.folder import Decoded
 from finetune.data.imageset import ImageSet
 from finetune.data.load import from_datasets, load_data
@@ -197,3 +197,24 @@ def test_for_each_and_worker_count() -> None:
         for_each(1000, fail, 4)
     assert worker_count(3) == 3
     assert 1 <= worker_count("auto") <= 8
+
+
+def test_only_what_lies_in_the_cpus_memory_is_pinned() -> None:
+    """Batches that were augmented on a GPU are there already, and cannot be pinned."""
+
+    class Told:
+        def __init__(self, where: str) -> None:
+            self.device, self.calls = torch.device(where), list[str]()
+
+        def pin_memory(self) -> Told:
+            self.calls.append("pinned")
+            return self
+
+        def to(self, device: torch.device, non_blocking: bool = False) -> Told:
+            self.calls.append(f"to {device.type}, {non_blocking}")
+            return self
+
+    here, there = Told("cpu"), Told("cuda")
+    to_device([here, there], torch.device("cuda"))  # type: ignore[list-item]
+    assert here.calls == ["pinned", "to cuda, True"]
+    assert there.calls == ["to cuda, True"]
