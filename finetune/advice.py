@@ -162,8 +162,10 @@ def planned(recipe: Recipe, setup: Setup, listener: Listener) -> tuple[Plan, Dec
 
 def entrants(found: Explanation, recipe: Recipe, setup: Setup, listener: Listener) -> list[tuple[Plan, Cost]]:
     """The plans of the decision and of its neighbours, each with its cost, for a race; the decision's first."""
+    from finetune.strategy.auto import plan_of
+
     ctx, banned = _context(recipe, setup, listener), _banned(recipe, found.trials)
-    others = [spare(STRATEGIES.get(n)().plan(ctx), banned) for n in neighbours(found.decision)[1:]]
+    others = [spare(plan_of(ctx, n), banned) for n in neighbours(found.decision)[1:]]
     costed = [(plan, estimate(plan, setup.backbone, setup.bundle, recipe)) for plan in others]
     return [(found.plan, found.cost), *costed] if found.cost is not None else costed
 

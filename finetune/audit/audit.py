@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.audit.copies import AT_MOST, same_bytes, same_picture
+from finetune.audit.copies import AT_MOST, apart, same_bytes, same_picture
 from finetune.audit.formats import Formats, formats
 from finetune.audit.labels import SCORE, held_out, suspects
 from finetune.audit.names import NameGroups, name_groups, similar_classes
@@ -64,12 +64,12 @@ class Audit:
     @property
     def cross_split(self) -> tuple[tuple[int, ...], ...]:
         """Groups of copies in more than one of the given splits."""
-        return tuple(g for g in self.duplicates if len({self.splits[i] for i in g}) > 1)
+        return apart(self.duplicates, self.splits.__getitem__)
 
     @property
     def cross_class(self) -> tuple[tuple[int, ...], ...]:
         """Groups of copies under more than one label."""
-        return tuple(g for g in self.duplicates if len({int(self.labels[i]) for i in g}) > 1)
+        return apart(self.duplicates, self.labels.__getitem__)
 
     @property
     def mere_copies(self) -> tuple[tuple[int, ...], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -39,6 +39,15 @@ def same_bytes(prints: Sequence[Hashable]) -> list[list[int]]:
     for index, print_ in enumerate(prints):
         places.setdefault(print_, []).append(index)
     return [found for found in places.values() if len(found) > 1]
+
+
+def apart(groups: Iterable[Sequence[int]], of: Callable[[int], Hashable]) -> tuple[tuple[int, ...], ...]:
+    """Those groups whose members differ in what ``of`` says of them: their split, their label.
+
+    >>> apart([[0, 2], [1, 3]], "abac".__getitem__)
+    ((1, 3),)
+    """
+    return tuple(tuple(group) for group in groups if len({of(i) for i in group}) > 1)
 
 
 def same_picture(thumbs: np.ndarray, prints: Sequence[Hashable], skip: np.ndarray) -> list[list[int]]:

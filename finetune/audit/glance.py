@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune.audit.copies import same_bytes
+from finetune.audit.copies import apart, same_bytes
 from finetune.audit.names import similar_classes
 
 if TYPE_CHECKING:
@@ -62,21 +63,17 @@ def glance(bundle: DataBundle) -> Glance:
     """Compare the images' digests, which are known already, and the classes' names."""
     parts = {"train": bundle.train, "val": bundle.val, "test": bundle.test}
     images = [(split, part, i) for split, part in parts.items() for i in range(len(part))]
-    leaked, contradicting, copies = [], [], 0
-    for group in same_bytes([part.fingerprint(i) for _, part, i in images]):
-        members = [images[k] for k in group]
-        names = tuple(part.name(i) for _, part, i in members)
-        across = len({split for split, _, _ in members}) > 1
-        labels = len({part.truth(i) for _, part, i in members}) > 1
-        if across:
-            leaked.append(names)
-        if labels:
-            contradicting.append(names)
-        if not across and not labels:
-            copies += len(names) - 1
+    groups = [tuple(group) for group in same_bytes([part.fingerprint(i) for _, part, i in images])]
+    leaked = apart(groups, lambda k: images[k][0])
+    contradicting = apart(groups, lambda k: images[k][1].truth(images[k][2]))
+    copies = sum(len(group) - 1 for group in {*groups} - {*leaked} - {*contradicting})
     compared = bundle.task.name != "regression" and len(bundle.classes) <= _MOST_CLASSES
     similar = similar_classes(bundle.classes) if compared else []
-    return Glance(tuple(leaked), tuple(contradicting), copies, tuple(similar))
+
+    def named(found: Sequence[Sequence[int]]) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(images[k][1].name(images[k][2]) for k in group) for group in found)
+
+    return Glance(named(leaked), named(contradicting), copies, tuple(similar))
 
 
 def _sets(groups: tuple[tuple[str, ...], ...]) -> str:

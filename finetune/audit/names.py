@@ -36,22 +36,32 @@ def similar_classes(classes: Sequence[str]) -> list[tuple[str, str]]:
     [('Cat', 'cats'), ('zebra crossing', 'zebra_crosing')]
     """
     plain = [re.sub(r"[\W_]+", "", name.casefold()) for name in classes]
+    numbers = [re.findall(r"[0-9]+", name) for name in plain]
+    words = [re.sub(r"[0-9]", "", name) for name in plain]
+    letters = difflib.SequenceMatcher()
     found = []
-    for i in range(len(classes)):
-        for j in range(i + 1, len(classes)):
-            if _same(plain[i], plain[j]):
-                found.append((classes[i], classes[j]))
-    return found
+    for j in range(len(classes)):
+        letters.set_seq2(words[j])  # which it prepares for the comparison with many
+        for i in range(j):
+            if numbers[i] == numbers[j] and (
+                _one_word(plain[i], plain[j]) or _nearly(letters, words[i], words[j])
+            ):
+                found.append((i, j))
+    return [(classes[i], classes[j]) for i, j in sorted(found)]
 
 
-def _same(a: str, b: str) -> bool:
-    if re.sub(r"[^0-9]+", " ", a).split() != re.sub(r"[^0-9]+", " ", b).split():
+def _one_word(a: str, b: str) -> bool:
+    return bool(a) and (a == b or f"{a}s" == b or f"{b}s" == a or f"{a}es" == b or f"{b}es" == a)
+
+
+def _nearly(letters: difflib.SequenceMatcher[str], a: str, b: str) -> bool:
+    """Whether ``a`` is almost ``b``, which ``letters`` was given; what is cheap and never less is asked first."""
+    if min(len(a), len(b)) < _LONG:
         return False
-    if a == b or f"{a}s" == b or f"{b}s" == a or f"{a}es" == b or f"{b}es" == a:
-        return bool(a)
-    words = re.sub(r"[0-9]", "", a), re.sub(r"[0-9]", "", b)
-    long = min(map(len, words)) >= _LONG
-    return long and difflib.SequenceMatcher(None, *words).ratio() >= _ALIKE
+    letters.set_seq1(a)
+    return (
+        letters.real_quick_ratio() >= _ALIKE and letters.quick_ratio() >= _ALIKE and letters.ratio() >= _ALIKE
+    )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ class Auto(Strategy):
 
     def plan(self, ctx: Context) -> Plan:
         """The chosen strategy's plan; ``strategy`` in it is the chosen one's name."""
-        return plan_of(ctx, self.decide(ctx))
+        return plan_of(ctx, self.decide(ctx).chosen)
 
     def decide(self, ctx: Context) -> Decision:
         """Measures (once) and decides. Raises StrategyError where nothing can be measured."""
@@ -33,13 +33,13 @@ def choose(ctx: Context) -> tuple[Plan, Decision]:
     strategy = STRATEGIES.get(ctx.recipe.strategy)()
     if isinstance(strategy, Auto):
         decision = strategy.decide(ctx)
-        return plan_of(ctx, decision), decision
+        return plan_of(ctx, decision.chosen), decision
     return strategy.plan(ctx), given(ctx, ctx.recipe.strategy)
 
 
-def plan_of(ctx: Context, decision: Decision) -> Plan:
-    """The chosen strategy's plan."""
+def plan_of(ctx: Context, name: str) -> Plan:
+    """The plan of the strategy of that name. Raises ConfigError where there is none."""
     from finetune.strategy import STRATEGIES
 
-    plan: Plan = STRATEGIES.get(decision.chosen)().plan(ctx)
+    plan: Plan = STRATEGIES.get(name)().plan(ctx)
     return plan
