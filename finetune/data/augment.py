@@ -26,7 +26,7 @@ from finetune.data.operations import (
     trivial_augment,
 )
 from finetune.data.preprocessing import Preprocessing
-from finetune.data.resample import cut_out
+from finetune.data.resample import cut_out, resize_array
 from finetune.data.scaled import Scaled, as_picture
 from finetune.data.transforms import evaluate_pixels, evaluation_settings, resize, short_side_size
 
@@ -125,7 +125,10 @@ class Cropped(Augmentation):
             return self.whole(image)
         if min(image.size) <= self.short:
             return image.pixels if isinstance(image, Scaled) else image
-        return resize(image, short_side_size(image.size, self.short), self.prep.interpolation)
+        size = short_side_size(image.size, self.short)
+        if isinstance(image, Scaled) and isinstance(image.pixels, np.ndarray) and image.box is None:
+            return resize_array(image.pixels, size, self.prep.interpolation)
+        return resize(image, size, self.prep.interpolation)
 
     def pixels(self, image: Picture, rng: np.random.Generator) -> np.ndarray:
         small = image if "crop" in self.avoid else self.crop(image, rng)

@@ -77,7 +77,9 @@ class Originals:
         self.need = needed_side(self.prep, augmentation.short)
         self._fast = images.reading.fast and augmentation.keeps is not None
         self._arrays = self._fast and augmentation.takes_arrays
-        self._store = store_for(images, augmentation.keeps)
+        # Arrays are resized by torch, Pillow images by Pillow: nearly, but not quite, the same pixels.
+        settings = {**(augmentation.keeps or {}), "by": "torch"} if self._arrays else augmentation.keeps
+        self._store = store_for(images, settings)
         self._kept: dict[int, Original] = {}
         self._free = memory
         self._stored = 0

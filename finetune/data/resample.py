@@ -24,11 +24,18 @@ def cut_out(
     if interpolation not in _TORCH:
         picture = Image.fromarray(image)
         return np.array(picture.resize((side, side), pil_filter(interpolation), box=box))
+    left, top, right, bottom = box
+    return resize_array(image[top:bottom, left:right], (side, side), interpolation)
+
+
+def resize_array(pixels: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """(H, W, 3) uint8 to (width, height) with antialiasing, by torch where it knows the interpolation."""
+    if interpolation not in _TORCH:
+        return np.array(Image.fromarray(pixels).resize(size, pil_filter(interpolation)))
     import torch
 
-    left, top, right, bottom = box
     # In this order the strides say channels last; the other way round torch would first copy to channels first.
-    part = torch.from_numpy(image[top:bottom, left:right]).unsqueeze(0).permute(0, 3, 1, 2)
-    made = torch.nn.functional.interpolate(part, size=(side, side), mode=interpolation, antialias=True)
-    pixels: np.ndarray = made[0].permute(1, 2, 0).numpy()
-    return pixels
+    part = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
+    made = torch.nn.functional.interpolate(part, size=size[::-1], mode=interpolation, antialias=True)
+    resized: np.ndarray = made[0].permute(1, 2, 0).numpy()
+    return resized

@@ -8,7 +8,7 @@ photos of a megapixel). All other images are decoded in full.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from finetune.data.decode import (
     orientation_of,
     scale_for,
 )
+from finetune.data.turbo import decode_jpeg
 
 Box = tuple[float, float, float, float]
 
@@ -71,18 +72,31 @@ def decode_scaled(
     image = open_checked(data, max_pixels, suffix)
     size = image.size
     scale = scale_for(size, short) if isinstance(image, JpegImageFile) else 1
-    if scale > 1:
-        return load_scaled(image, scale)
     if array and image.mode == "RGB" and "transparency" not in image.info:
-        pixels = _array(image)
+        pixels = _array(image, data, scale)
         if pixels is not None:
             return Scaled(pixels, size)
+    if scale > 1:
+        found = load_scaled(image, scale)
+        # What ends within a pixel is for Pillow, which alone resizes from such a box.
+        return replace(found, pixels=np.array(found.pixels)) if array and found.box is None else found
     rgb = load_checked(image)
     return Scaled(np.array(rgb) if array else rgb, rgb.size)
 
 
-def _array(image: ImageFile) -> np.ndarray | None:
-    """What ``load_checked`` gives as an array, without a copy in between; None where the image has to be turned."""
+def _array(image: ImageFile, data: bytes, scale: int) -> np.ndarray | None:
+    """What ``load_scaled`` gives as an array, without a copy in between; None where it has to be turned, or ends
+    within a pixel."""
+    width, height = image.size
+    if width % scale or height % scale:
+        return None
+    jpeg = isinstance(image, JpegImageFile)
+    if jpeg and orientation_of(image) == 1:
+        pixels = decode_jpeg(data, (width // scale, height // scale), scale)
+        if pixels is not None:
+            return pixels
+    if scale > 1:
+        return None
     try:
         image.load()
     except Exception as error:

@@ -285,10 +285,11 @@ def test_a_second_run_decodes_nothing(
 def test_auto_keeps_large_photos_and_what_memory_has_no_room_for(tmp_path: Path, private_cache: Path) -> None:
     root = tree(tmp_path)  # of 16 images the 10 photos have far more pixels than are kept
     list(TrainBatches(images(root, "fast", "auto"), PREP, "light", 4, seed=3).epoch(0))
-    cache = PixelCache({"short side": 20, "interpolation": "bilinear"})
+    settings = {"short side": 20, "interpolation": "bilinear", "by": "torch"}
+    cache = PixelCache(settings)
     assert len(cache._places) == 10
     list(TrainBatches(images(root, "fast", "auto"), PREP, "light", 4, seed=3, memory=0).epoch(0))
-    assert len(PixelCache({"short side": 20, "interpolation": "bilinear"})._places) == 16
+    assert len(PixelCache(settings)._places) == 16
     list(TrainBatches(images(root, "fast", "memory"), PREP, "strong", 4, seed=3, memory=0).epoch(0))
     assert len(list((private_cache / "pixels").iterdir())) == 1
 
