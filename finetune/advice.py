@@ -76,17 +76,30 @@ def set_up(
         seed=recipe.seed,
         task=bundle.task.name,
     )
-    if recipe.data.normalise == "data":
+    if recipe.norm_layers == "group":
+        listener.on_message(
+            f"{backbone.use_group_norms()} batch norms of {backbone.name} are group norms now (norm_layers=group): the "
+            "pretrained answers change, and most of the network has to train."
+        )
+    if recipe.data.normalise != "backbone":
         _normalise_by_data(backbone, bundle.train, recipe, listener)
     listener.on_backbone(_facts(backbone, device, threads))
     return Setup(bundle, backbone.to(device), device, threads, obeyed)
 
 
 def _normalise_by_data(backbone: Backbone, images: ImageSet, recipe: Recipe, listener: Listener) -> None:
-    from finetune.data.statistics import channel_statistics
+    from finetune.data.statistics import channel_statistics, with_mean_image
     from finetune.data.threads import worker_count
 
-    mean, std = channel_statistics(images, backbone.preprocessing, worker_count(recipe.data.workers))
+    workers = worker_count(recipe.data.workers)
+    if recipe.data.normalise == "mean-image":
+        prep = with_mean_image(images, backbone.preprocessing, workers)
+        backbone.with_statistics(prep.mean, prep.std, prep.mean_image)
+        listener.on_message(
+            "The training images' mean image is subtracted from all (data.normalise=mean-image)."
+        )
+        return
+    mean, std = channel_statistics(images, backbone.preprocessing, workers)
     backbone.with_statistics(mean, std)
     shown = [", ".join(f"{value:.3f}" for value in values) for values in (mean, std)]
     listener.on_message(

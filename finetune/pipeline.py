@@ -260,6 +260,7 @@ class Pipeline:
             "trained_parameters": trained_parameters(backbone, plan),
             "parameters": sum(p.numel() for p in backbone.parameters()),
             "image_size": backbone.preprocessing.size,
+            "plain": backbone.is_plain,
             "seed": self.recipe.seed,
             "device": str(self.device),
             "finetune": __version__,
@@ -312,8 +313,11 @@ def starting_backbone(plan: Plan, recipe: Recipe, bundle: DataBundle, pretrained
         seed=recipe.seed,
         task=bundle.task.name,
     ).to(next(pretrained.parameters()).device)
+    if pretrained.norm_layers == "group":
+        made.use_group_norms()
     if pretrained.own_statistics:
-        made.with_statistics(pretrained.preprocessing.mean, pretrained.preprocessing.std)
+        prep = pretrained.preprocessing
+        made.with_statistics(prep.mean, prep.std, prep.mean_image)
     return made
 
 

@@ -45,6 +45,9 @@ class Recipe(Section):
     """A zoo name, any timm/torchvision name, hf-hub:OWNER/NAME or a weight file."""
     pretrained: bool = True
     """False starts from random weights (tests and baselines)."""
+    norm_layers: Literal["own", "group"] = "own"
+    """own: as the backbone has them. group: group norms in the place of its batch norms, with their scale and shift,
+    for batches too small to take statistics from (arXiv 1803.08494); nearly everything has to train then."""
     strategy: str = "auto"
     """auto, linear, multistage, partial, full, lp-ft or scratch."""
     probe: ProbeRecipe = ProbeRecipe()

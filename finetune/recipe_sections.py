@@ -104,9 +104,10 @@ class DataRecipe(Section):
     """Use at most this many training images of each class (drawn with the seed)."""
     image_size: int | None = Field(None, ge=16, le=1024)
     """Side of the square network input, in pixels; default: the backbone card's own."""
-    normalise: Literal["backbone", "data"] = "backbone"
+    normalise: Literal["backbone", "data", "mean-image"] = "backbone"
     """Whose mean and standard deviation of each channel the pixels are normalised by: those that the backbone was
-    trained with, or those of the training images (training from scratch, pictures unlike photographs)."""
+    trained with, or those of the training images (training from scratch, pictures unlike photographs). mean-image
+    subtracts the training images' mean at each place instead of one mean a channel."""
     workers: AtLeastOne | Literal["auto"] = "auto"
     """Threads that decode and augment images."""
     max_pixels: int = Field(100_000_000, ge=1)

@@ -139,11 +139,12 @@ class Story(Listener):
             return
         screen.heading("Next")
         run = shlex.quote(str(path))
-        several = "members" in result.get("test", {})  # an ensemble has no single network to export
+        # An ensemble has no single network to export, other heads and norms no place in plain weights.
+        exports = "members" not in result.get("test", {}) and result.get("plain", True)
         for command in (
             f"finetune predict {run} IMAGE...",
             f"finetune evaluate {run} --data DIR",
-            *([] if several else [f"finetune export {run} --format safetensors --out DIR"]),
+            *([f"finetune export {run} --format safetensors --out DIR"] if exports else []),
         ):
             screen.say_long(f"  {command}")
 

@@ -6,7 +6,7 @@ from statistics import median
 
 from finetune.coach.curve import Curve
 from finetune.coach.finding import Finding
-from finetune.coach.statistics import binomial_error, blocks, mann_kendall, theil_sen
+from finetune.coach.statistics import binomial_error, blocks, centred, mann_kendall, theil_sen
 
 BARELY = 0.35
 """A loss that fell by less than this share of the way barely moved."""
@@ -52,6 +52,10 @@ def lr_too_low(curve: Curve) -> Finding | None:
     if curve.fallen > MOVED and curve.planned_steps < FEW_STEPS:
         return None
     if curve.end > ABOUT * curve.start or (curve.fallen > MOVED and curve.fall_time(0.5) < EVENLY):
+        return None
+    if (
+        max(centred(curve.losses)) - curve.end >= BARELY * curve.way
+    ):  # it went up and came down again: it moves
         return None
     lr = curve.facts.lr
     return Finding(

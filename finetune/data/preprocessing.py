@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from finetune.errors import ConfigError, did_you_mean, must
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -38,6 +41,8 @@ class Preprocessing:
     """Per channel, of pixels in [0, 1]."""
     crop_mode: Literal["center", "squash", "border"] = "center"
     """center: short side to the scale; squash: both; border: long side, padded with the mean."""
+    mean_image: str | None = None
+    """What is subtracted at each place instead of ``mean``: see ``encode_mean_image``."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or self.size < 1:
@@ -64,7 +69,10 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON and YAML."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        tree = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if self.mean_image is None:
+            del tree["mean_image"]
+        return tree
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Preprocessing:
@@ -73,12 +81,12 @@ class Preprocessing:
         for key in tree:
             if key not in known:
                 raise ConfigError(f"preprocessing.{key}: unknown key.{did_you_mean(key, known)}")
-        missing = [k for k in known if k not in tree and k != "crop_mode"]
+        missing = [k for k in known if k not in tree and k not in ("crop_mode", "mean_image")]
         if missing:
             raise ConfigError(
                 must(
                     "preprocessing",
-                    f"a mapping with {', '.join(known[:-1])}",
+                    f"a mapping with {', '.join(known[:-2])}",
                     f"one without {', '.join(missing)}",
                 )
             )
@@ -98,6 +106,8 @@ class Preprocessing:
             torch.tensor(values).view(3, 1, 1).to(batch.device, non_blocking=batch.is_cuda)
             for values in (self.mean, self.std)
         )
+        if self.mean_image is not None:
+            mean = mean_image(self.mean_image, *batch.shape[-2:]).to(batch.device, non_blocking=batch.is_cuda)
         made = torch.empty_like(batch, dtype=torch.float32)
         few = max(1, len(batch))
         if batch.device.type == "cpu":  # a few at a time stay in the cache from one operation to the next
@@ -105,3 +115,30 @@ class Preprocessing:
         for source, target in zip(torch.split(batch, few), torch.split(made, few), strict=True):
             target.copy_(source).div_(255).sub_(mean).div_(std)
         return made
+
+
+def encode_mean_image(pixels: np.ndarray) -> str:
+    """(S, S, 3) uint8, a mean image in 8 bits, as the base64 of a PNG: plain text for JSON and YAML."""
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+@functools.lru_cache(maxsize=8)
+def mean_image(text: str, height: int, width: int) -> torch.Tensor:
+    """(3, height, width) float32 in [0, 1], resized where the images in hand are of another size. Not to be changed."""
+    import io
+
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as image:
+        made = image.convert("RGB")
+    if made.size != (width, height):
+        made = made.resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(made)).permute(2, 0, 1).float().div_(255)

@@ -62,6 +62,12 @@ def _why_not(backbone: Backbone) -> str:
             "The head of a safetensors export", f"one linear layer, as {source} has", f"train.head={got}",
             f"{remedy}, or train with train.head=linear.",
         )  # fmt: skip
+    if backbone.norm_layers != "own":
+        return must("The norms of a safetensors export", f"those that {source} builds", "norm_layers=group",
+                    f"{remedy}, or train with norm_layers=own.")  # fmt: skip
+    if backbone.preprocessing.mean_image is not None:
+        return must("The normalisation of a safetensors export", "a mean and a std of each channel, as timm has",
+                    "data.normalise=mean-image", f"{remedy}, or train with data.normalise=data.")  # fmt: skip
     if backbone.head_taps == (backbone.num_stages - 1,):
         return f"The head of {backbone.name} has no place in plain {source} weights. {remedy}."
     stages = ", ".join(backbone.stage_names[i] for i in backbone.head_taps)

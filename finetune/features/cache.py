@@ -49,6 +49,8 @@ def network_key(backbone: Any) -> str:
     }
     if getattr(backbone, "pooling", "global") != "global":  # has no weights of its own
         facts["pooling"] = backbone.pooling
+    if getattr(backbone, "norm_layers", "own") != "own":
+        facts["norm_layers"] = backbone.norm_layers
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, tensor in sorted(backbone.state_dict().items()):
         if name in skipped or name.endswith("num_batches_tracked"):

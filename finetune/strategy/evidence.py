@@ -55,5 +55,7 @@ def frozen_features(
 
 def _source_statistics(backbone: Backbone) -> SourceStatistics | None:
     """What the backbone's own source looks like to it, where it was measured: beside the weights."""
+    if backbone.norm_layers != "own":
+        return None
     path = weights_dir() / f"{backbone.card.name}.stats.safetensors"
     return SourceStatistics.load(path) if backbone.card.source == "bundled" and path.is_file() else None

@@ -13,6 +13,7 @@ from finetune.errors import ZooError, must
 from finetune.task import TaskName
 from finetune.zoo.card import ModelCard
 from finetune.zoo.fold import folded
+from finetune.zoo.group_norm import swap_batch_norms
 from finetune.zoo.heads import Bottleneck, FractionalPool, global_pool
 from finetune.zoo.split import Reached, find_cuts, inside, run_tail
 from finetune.zoo.stages import captured, find_layout
@@ -32,6 +33,8 @@ class Backbone(nn.Module):
     """What the head's outputs are: logits of classes, logits of labels, or numbers."""
     pooling: Literal["global", "fractional"] = "global"
     """How the last feature map becomes the embedding: as the network does it, or see ``pool_fractionally``."""
+    norm_layers: Literal["own", "group"] = "own"
+    """Its own, or see ``use_group_norms``."""
 
     def __init__(
         self,
@@ -242,6 +245,19 @@ class Backbone(nn.Module):
         self.pooling = "fractional"
         self.train(self.training)
 
+    def use_group_norms(self) -> int:
+        """Group norms in the place of all batch norms, from now on; how many there were. Raises ZooError for none."""
+        if self.norm_layers == "group":
+            return 0
+        count = swap_batch_norms(self.model)
+        if not count:
+            raise ZooError(
+                must("norm_layers", f"own for {self.name}", "'group'", "The network has no batch norms.")
+            )
+        self.norm_layers = "group"
+        self.train(self.training)
+        return count
+
     # --- stages -----------------------------------------------------------------------------------------
 
     def stage_of(self, module: str) -> int:
@@ -312,9 +328,16 @@ class Backbone(nn.Module):
         self.preprocessing = replace(self.preprocessing, size=size)
         return self
 
-    def with_statistics(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Backbone:
-        """The same network, in place, with another mean and std of each channel in its preprocessing."""
-        self.preprocessing, self.own_statistics = replace(self.preprocessing, mean=mean, std=std), True
+    def with_statistics(
+        self,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        mean_image: str | None = None,
+    ) -> Backbone:
+        """The same network, in place, with another mean and std of each channel in its preprocessing, or with a
+        mean image (``encode_mean_image``)."""
+        self.preprocessing = replace(self.preprocessing, mean=mean, std=std, mean_image=mean_image)
+        self.own_statistics = True
         return self
 
     def fold(self) -> Backbone:
@@ -329,7 +352,8 @@ class Backbone(nn.Module):
     def is_plain(self) -> bool:
         """Whether the source library's own model holds all of this network, head included."""
         own = self.head_path is not None and self.head_taps == (self.num_stages - 1,)
-        return own and isinstance(self.head, nn.Linear) and self.pooling == "global"
+        usual = self.pooling == "global" and self.norm_layers == "own"
+        return own and isinstance(self.head, nn.Linear) and usual and self.preprocessing.mean_image is None
 
     def plain_state_dict(self) -> dict[str, Tensor]:
         """The weights under the source library's names. Raises ZooError where the head has no place there."""

@@ -162,6 +162,8 @@ def config_of(backbone: Backbone) -> dict[str, Any]:
             "plain": backbone.is_plain,
             "bottleneck": backbone.head.units if isinstance(backbone.head, Bottleneck) else None,
             "pooling": backbone.pooling,
+            "norm_layers": backbone.norm_layers,
+            **({} if prep.mean_image is None else {"mean_image": prep.mean_image}),
             "freeze_norms": card.freeze_norms,
             **({} if backbone.task == "single-label" else {"task": backbone.task}),
         },
@@ -194,6 +196,10 @@ def load_backbone(folder: str | Path) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         backbone = build(card, None, size)
     backbone.task = task
+    if ours.get("mean_image"):
+        backbone.with_statistics(card.mean, card.std, ours["mean_image"])
+    if ours.get("norm_layers") == "group":
+        backbone.use_group_norms()
     if ours.get("pooling") == "fractional":
         backbone.pool_fractionally()
     if ours.get("bottleneck"):

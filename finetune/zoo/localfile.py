@@ -73,6 +73,11 @@ def _folder_card(folder: Path, name: str) -> ModelCard:
     fields = timm_config(config)
     if isinstance(ours, dict) and isinstance(ours.get("card"), dict):
         known = ours["card"]
+        if ours.get("norm_layers") == "group":
+            raise ZooError(
+                must(f"backbone folder {str(folder)!r}", "a network as its library builds it", "one with group norms",
+                     "It can predict, and be resumed, but no other run can start from it.")
+            )  # fmt: skip
         library = "torchvision" if known.get("source") == "torchvision" else known.get("library", "timm")
         classes = config.get("num_classes", 0) if ours.get("plain") else 0
         fields = {

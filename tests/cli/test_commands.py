@@ -115,6 +115,14 @@ def test_run_with_a_recipe_and_options(picture_folder: Path, tmp_path: Path) -> 
     assert (result["strategy"], result["seed"], result["image_size"]) == ("linear", 3, 32)
 
 
+def test_an_export_is_offered_where_it_can_be_made(picture_folder: Path, tmp_path: Path) -> None:
+    data = ["run", "--data", picture_folder, "data.image_size=32", "--strategy", "linear"]
+    assert "finetune export" in call(*data, "--out", tmp_path / "a")
+    said = call(*data, "--out", tmp_path / "b", "data.normalise=mean-image")
+    assert "finetune predict" in said
+    assert "finetune export" not in said
+
+
 def test_resume_of_a_finished_run(finished_run: Path) -> None:
     said = call("resume", finished_run)
     assert "had finished already" in said

@@ -157,6 +157,15 @@ def test_a_fitted_head_begins_below_guessing() -> None:
     assert named(found, facts)[0] == "lr too high"
 
 
+def test_a_loss_that_went_up_and_came_back_is_not_slow() -> None:
+    """A fitted head that warm-up unsettles ends where it began; the rate that did this is not too low."""
+    facts = Facts(classes=2, val_n=400, lr=0.1, fitted_head=True)
+    found = rows(lambda t: 0.47 + 0.6 * math.sin(math.pi * t), lambda t: 0.8, first=0.46)
+    assert "lr too low" not in named(found, facts)
+    still = rows(lambda t: 0.47 + 0.02 * math.sin(math.pi * t), lambda t: 0.8, first=0.46)
+    assert "lr too low" in named(still, facts)
+
+
 def test_label_smoothing_has_a_floor_that_is_not_underfitting_of_the_loss() -> None:
     facts = Facts(classes=10, val_n=400, label_smoothing=0.1, schedule="constant")
     assert named(rows(falls(facts.floor + 0.03), rises(0.98), lr=0.1), facts) == ["healthy"]

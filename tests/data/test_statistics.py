@@ -13,8 +13,8 @@ from PIL import Image
 
 from finetune.data import statistics
 from finetune.data.load import from_datasets
-from finetune.data.preprocessing import Preprocessing
-from finetune.data.statistics import channel_statistics
+from finetune.data.preprocessing import Preprocessing, mean_image
+from finetune.data.statistics import channel_statistics, with_mean_image
 
 PREP = Preprocessing(16, 1.0, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 TRAIN = {
@@ -82,3 +82,58 @@ def test_a_run_normalises_by_its_own_images(picture_folder: Path, tmp_path: Path
     batch = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     expected = (1 - torch.tensor(kept.mean)) / torch.tensor(kept.std)
     torch.testing.assert_close(kept.normalise(batch)[0, :, 0, 0], expected)
+
+
+def test_the_mean_image_is_the_mean_at_each_place() -> None:
+    images = [picture(i, (16, 16)) for i in range(12)]
+    levels = np.stack([np.asarray(i) for i in images]).astype(float)
+    made = with_mean_image(image_set(images), PREP, threads=2)  # type: ignore[arg-type]
+    mean = np.rint(levels.mean(0))
+    assert made.mean_image is not None
+    kept = (255 * mean_image(made.mean_image, 16, 16)).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(kept, mean, atol=1e-3)
+    std = np.sqrt(np.square(levels - mean).mean((0, 1, 2))) / 255
+    assert made.std == pytest.approx(std, abs=1e-4)
+    batch = torch.from_numpy(levels.astype(np.uint8)).permute(0, 3, 1, 2)
+    normalised = made.normalise(batch)
+    assert normalised.mean(0).abs().max() < 0.5 / 255 / min(made.std) * 1.01  # rounded to 8 bits, no further
+    torch.testing.assert_close(normalised.pow(2).mean((0, 2, 3)), torch.ones(3), atol=2e-3, rtol=0)
+    assert Preprocessing.from_dict(made.to_dict()) == made
+    assert "mean_image" not in PREP.to_dict()
+
+
+def test_a_mean_image_fits_images_of_any_size() -> None:
+    flat = [Image.new("RGB", (16, 16), (40, 80, 120)) for _ in range(4)]
+    made = with_mean_image(image_set(flat), PREP)  # type: ignore[arg-type]
+    batch = torch.tensor([40, 80, 120], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 24, 20)
+    assert made.normalise(batch).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("strategy", ["scratch", "linear", "partial"])
+def test_a_run_subtracts_the_mean_image_and_keeps_it(
+    picture_folder: Path, tmp_path: Path, strategy: str
+) -> None:
+    from finetune.api import run
+    from finetune.classifier import Classifier
+    from finetune.data.transforms import evaluate_image
+    from finetune.errors import ExportError
+    from finetune.zoo.create import load_backbone
+
+    data = {"path": str(picture_folder), "image_size": 32, "normalise": "mean-image"}
+    done = run({"data": data, "strategy": strategy, "train": TRAIN, "out": str(tmp_path / "r")},
+               figures=False)  # fmt: skip
+    kept = load_backbone(done.path / "model")
+    assert kept.preprocessing.mean_image
+    assert not kept.is_plain
+    loaded = Classifier.load(done.path)
+    file = sorted(picture_folder.rglob("*.png"))[0]
+    with Image.open(file) as image, torch.no_grad():
+        pixels = evaluate_image(image.convert("RGB"), kept.preprocessing).float() / 255
+        mean = mean_image(kept.preprocessing.mean_image, 32, 32)
+        std = torch.tensor(kept.preprocessing.std).view(3, 1, 1)
+        wanted = kept(((pixels - mean) / std)[None]).softmax(1)
+    np.testing.assert_allclose(loaded.predict_proba([file]), wanted.numpy(), rtol=1e-3, atol=1e-4)
+    with pytest.raises(
+        ExportError, match=r"data\.normalise=mean-image instead\. Use the run's model/ folder"
+    ):
+        loaded.export(tmp_path / "out", format="safetensors")

@@ -95,8 +95,18 @@ def test_sharded_by_two_processes_like_one(picture_folder: Path, tmp_path: Path)
     assert all(torch.isfinite(p).all() for p in network.parameters())
 
 
-def test_torchrun_joins_and_auto_decides_once(picture_folder: Path, tmp_path: Path) -> None:
-    run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "finetune")
+LAUNCHERS = {
+    "torchrun": ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "finetune"),
+    "accelerate": (
+        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
+        "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "finetune",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers_join_and_auto_decides_once(picture_folder: Path, tmp_path: Path, launcher: str) -> None:
+    run = LAUNCHERS[launcher]
     words = ["run", "--data", picture_folder, *RECIPE[2:], "epochs=1", "--out", tmp_path / "run"]
     told = finish(start(*words, program=run))
     assert told.count("2 processes, on the CPU") == told.count("Test accuracy") == told.count("Decision") == 1

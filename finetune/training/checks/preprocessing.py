@@ -7,6 +7,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
+from finetune.data.preprocessing import mean_image
 from finetune.training.checks import Check, Scene
 from finetune.training.job import Job
 from finetune.training.trial import on_a_copy
@@ -22,7 +23,7 @@ def preprocessing(scene: Scene) -> Check:
     job, card = scene.job, scene.job.backbone.card
     used, wanted = asdict(job.backbone.preprocessing), asdict(card.preprocessing)
     if job.backbone.own_statistics:
-        wanted |= {key: used[key] for key in ("mean", "std")}
+        wanted |= {key: used[key] for key in ("mean", "std", "mean_image")}
     odd = [key for key in wanted if used[key] != wanted[key] and key not in _MEANT_TO_DIFFER]
     if odd:
         said = "; ".join(f"{key} {used[key]} where the card of {card.name} says {wanted[key]}" for key in odd)
@@ -38,6 +39,8 @@ def preprocessing(scene: Scene) -> Check:
                      "Images in [0, 1] were stored as whole numbers: multiply by 255 before.")  # fmt: skip
     seen = what_the_network_sees(job, pixels)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (wanted["mean"], wanted["std"]))
+    if wanted["mean_image"]:
+        mean = mean_image(wanted["mean_image"], used["size"], used["size"])
     expected = ((pixels.float() / 255 - mean) / std)[: len(seen)]  # memory may hold fewer at a time
     if not bool(torch.isfinite(seen).all()):
         return Check(NAME, "failure", "values that are no numbers reach the network.", "Look at the images.")
