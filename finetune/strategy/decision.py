@@ -220,7 +220,7 @@ def _choose(
                 "partial",
                 "Near the source the last stage fits already; partial gains little from few images.",
             )
-        return "lp-ft", "multistage", (
+        return "full", "multistage", (
             f"Far from the source the features must move, even for few images; earlier stages alone "
             f"(multistage) add {WORDS[evidence.measure].gain(evidence.gain)} to the linear head."
         )  # fmt: skip
@@ -231,9 +231,9 @@ def _choose(
             "Near the source the early stages fit; lp-ft would cost more time and move what is right.",
         )
     return (
-        "lp-ft",
         "full",
-        "Far from the source more than the last stage must change; full would move the stem too.",
+        "lp-ft",
+        "Far from the source everything must move; lp-ft, which keeps the stem, was behind in our measurements.",
     )
 
 

@@ -193,10 +193,10 @@ def test_ablations_are_scored_where_evidence_matters() -> None:
     arms = dict.fromkeys(("linear", "multistage", "partial", "lp-ft", "full"), 0.5)
     trials = []
     measured = [evidence(strengths, 500, seed=i) for i in range(3) for strengths in (NEAR, FAR)]
-    assert {decide(e).chosen for e in measured} == {"partial", "lp-ft"}
+    assert {decide(e).chosen for e in measured} == {"partial", "full"}
     for i, one in enumerate(measured):
         found, right = record(one), decide(one).chosen
-        others = {name + NET: Outcome(0.4) for name in ("partial", "lp-ft")}
+        others = {name + NET: Outcome(0.4) for name in ("partial", "full")}
         trials.append(trial(f"d{i}", 0, {**arms, right: 0.9}, record=found, others=others))
     found = {r.name: accuracy(r.scores) for r in ablated(trials)}
     assert set(found) == {"all evidence", *ABLATIONS, "without the safety net"}

@@ -56,7 +56,7 @@ def test_the_four_corners() -> None:
         assert decision.cell == cell
         assert decision.runner_up not in (None, decision.chosen)
     chosen = [decide(found).chosen for found in corners.values()]
-    assert chosen == ["linear", "lp-ft", "partial", "lp-ft"]
+    assert chosen == ["linear", "full", "partial", "full"]
 
 
 def test_tiny_data_train_heads_only() -> None:
@@ -171,7 +171,7 @@ def rate(ctx: Context) -> float:
 
 def test_auto_has_the_rates_of_the_strategy_it_takes() -> None:
     far, near = evidence(FAR, 100, n=4000), evidence(NEAR, 100, n=4000)
-    assert rate(contexts("strategy=auto", look=far)) == rate(contexts("strategy=lp-ft"))
+    assert rate(contexts("strategy=auto", look=far)) == rate(contexts("strategy=full"))
     assert rate(contexts("strategy=auto", "train.lr=0.5", look=far)) == 0.5
     assert rate(contexts("strategy=auto", look=near)) == rate(contexts("strategy=partial"))
 
