@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.audit.audit import Audit
-from finetune.data.archive import Member
+from finetune.data.member import Member
 from finetune.data.place import BETWEEN, Place
 from finetune.errors import DataError, must
 

@@ -7,8 +7,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune.data.archive import Branch
 from finetune.data.decode import IMAGE_SUFFIXES
+from finetune.data.member import Branch
 from finetune.data.place import Found, Inside
 from finetune.errors import DataError
 

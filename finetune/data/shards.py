@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import IO
 
 from finetune import ranks
-from finetune.data.archive import Member, index, is_shard, plain_name
+from finetune.data.archive import index, is_shard, plain_name
 from finetune.data.columns import text_of
 from finetune.data.decode import IMAGE_SUFFIXES
 from finetune.data.imageset import Quarantined
 from finetune.data.layout import ROLES
 from finetune.data.listing import UNLABELLED, Listing, Row
+from finetune.data.member import Member
 from finetune.data.place import BETWEEN
 from finetune.data.table import LABELS, joined
 from finetune.errors import DataError, RunError, must

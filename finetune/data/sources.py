@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.data.archive import Branch, Contents, Member, index, is_archive, is_shard, plain_name, whole
+from finetune.data.archive import index, is_archive, is_shard, plain_name, whole
 from finetune.data.columns import is_table
 from finetune.data.hub import is_hub, read_hub
 from finetune.data.layout import (
@@ -18,6 +18,7 @@ from finetune.data.layout import (
     subfolders,
 )
 from finetune.data.listing import Listing, grouped, of_layout
+from finetune.data.member import Branch, Contents, Member
 from finetune.data.shards import find_shards, read_shards
 from finetune.data.table import Find, read_table
 from finetune.recipe import DataRecipe

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data.archive import Branch, is_archive, read_archive
+from finetune.data.archive import is_archive, read_archive
 from finetune.data.folder import Checked, Decoded, FolderImages, check_files, default_decoded
 from finetune.data.imageset import ImageSet, Quarantined
 from finetune.data.layout import Folder, candidates, class_name, subfolders
 from finetune.data.listing import Row
+from finetune.data.member import Branch
 from finetune.data.place import Inside, called
 from finetune.data.reading import Reading, expected_side
 from finetune.data.sources import archive_root, is_folder_of_classes, listed

@@ -16,8 +16,9 @@ import pytest
 from pictures import encoded, picture
 
 from finetune.data import archive, gzipped
-from finetune.data.archive import Member, read_archive
+from finetune.data.archive import read_archive
 from finetune.data.load import load_data
+from finetune.data.member import Member
 from finetune.errors import DataError
 from finetune.recipe import DataRecipe
 
