@@ -243,7 +243,7 @@ class Pipeline:
             from finetune.report.run_figures import draw_figures
 
             name = PurePath(bundle.source).name or "this data set"
-            draw_figures(self.folder.path, scores, backbone.stage_names, name)
+            draw_figures(self.folder.path, scores, backbone.stage_names, name, self.recipe.backbone)
         result = {
             "strategy": "given" if self.obeyed else self.recipe.strategy,
             "chosen": plan.strategy,

@@ -12,15 +12,20 @@ from finetune.evaluation.scores import AnyScores, LabelScores, NumberScores
 from finetune.files import atomic_write_bytes
 from finetune.report import figures
 from finetune.report.answers import labels, numbers
-from finetune.report.plane import plane
+from finetune.report.plane import BENCHMARK, plane
 from finetune.training.metrics_log import read_metrics
 
 
 def draw_figures(
-    folder: Path, scores: AnyScores, stage_names: Sequence[str], name: str = "this data set"
+    folder: Path,
+    scores: AnyScores,
+    stage_names: Sequence[str],
+    name: str = "this data set",
+    backbone: str = "",
 ) -> list[str]:
     """confusion.png, of labels labels.png, of numbers numbers.png; curves.png where steps were trained; stages.png
-    and, of classes, plane.png where stages were measured. ``name``: what to call this data set on the plane."""
+    and, of classes, plane.png where stages were measured. ``name``: what to call this data set on the plane;
+    ``backbone``: whose view of other data sets to show there."""
     drawn = _answers(scores)
     rows = read_metrics(folder)
     if rows:
@@ -43,7 +48,7 @@ def draw_figures(
         and isinstance(amount, float)
         and amount > 0
     ):
-        drawn["plane.png"] = plane(name, amount, similarity, len(scores.classes))
+        drawn["plane.png"] = plane(name, amount, similarity, len(scores.classes), BENCHMARK.get(backbone, ()))
     for file, png in drawn.items():
         atomic_write_bytes(folder / file, png)
     return list(drawn)

@@ -116,5 +116,8 @@ def test_the_plane_is_drawn_where_similarity_was_measured(tmp_path: Path) -> Non
     scores = score(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), ("a", "b"))
     (tmp_path / "decision.json").write_text('{"similarity": 0.4, "evidence": {"median": 30.0}}')
     assert draw_figures(tmp_path, scores, ("stem", "body")) == ["confusion.png", "plane.png"]
+    alone = (tmp_path / "plane.png").read_bytes()
+    draw_figures(tmp_path, scores, ("stem", "body"), backbone="embedded")
+    assert (tmp_path / "plane.png").read_bytes() != alone  # among the data sets of the benchmark
     (tmp_path / "decision.json").write_text('{"similarity": null, "evidence": {}}')
     assert draw_figures(tmp_path, scores, ("stem", "body")) == ["confusion.png"]
