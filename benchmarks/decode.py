@@ -131,7 +131,7 @@ def turns(folder: Path, repeats: int) -> dict[str, list[float]]:
         work()
         seconds.setdefault(name, []).append(1000 * (time.process_time() - began) / len(files))
 
-    places = [(path, path.name) for path in files]
+    places = [(path.parent, path.name) for path in files]
     epoch(ours(folder, "fast", "disk"), 0)  # fills the cache
     for _ in range(repeats):
         for name, work in torchvisions(files).items():
