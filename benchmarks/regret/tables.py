@@ -154,7 +154,8 @@ def ablation_table(scored: Sequence[Scored]) -> str:
     lines = ["| evidence | mean regret | change | 95% interval | units |", "|---|---|---|---|---|"]
     for item in scored:
         interval = None if item is whole else paired(whole.regrets, item.regrets)
-        change = "-" if item is whole else f"{_change(whole, item):+.2f}"
+        moved = None if item is whole else _change(whole, item)
+        change = "-" if moved is None else f"{moved:+.2f}"
         lines.append(
             f"| {item.rival.name} | {item.regrets.mean:.2f} | {change} | {_interval(interval)} | {len(item.regrets)} |"
         )
@@ -207,8 +208,11 @@ def _below_linear(item: Scored, trials: Sequence[Trial]) -> float | None:
     return max((float(np.mean(values)) for values in groups.values()), default=None)
 
 
-def _change(whole: Scored, item: Scored) -> float:
+def _change(whole: Scored, item: Scored) -> float | None:
+    """None where no unit has both: one of them chose arms that were not measured."""
     shared = [unit for unit in item.regrets.units if unit in whole.regrets.units]
+    if not shared:
+        return None
     return item.regrets.restricted(shared).mean - whole.regrets.restricted(shared).mean
 
 
