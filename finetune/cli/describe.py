@@ -195,7 +195,11 @@ def augmentation_lines(found: Explanation) -> list[str]:
     lines = [
         f"Augmentation: no {_FAMILY[trial.family]}: {trial.why}." for trial in found.trials if trial.banned
     ]
-    kept = [_FAMILY[trial.family] for trial in found.trials if not trial.banned]
+    untried = [trial for trial in found.trials if not trial.banned and not trial.images]
+    if untried:
+        named = ", ".join(_FAMILY[trial.family] for trial in untried)
+        lines.append(f"Augmentation: {named} stay, untried: {untried[0].why}.")
+    kept = [_FAMILY[trial.family] for trial in found.trials if not trial.banned and trial.images]
     if kept:
         lines.append(
             f"Augmentation: {', '.join(kept)} stay: the labels do not mind, as far as a probe can tell."

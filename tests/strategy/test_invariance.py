@@ -256,6 +256,14 @@ def test_too_few_images_to_tell() -> None:
     assert [(t.banned, t.why) for t in trials] == [(False, "too few images to tell")] * 2
 
 
+def test_an_untrained_network_is_not_asked() -> None:
+    images = Drawn({"left": arrow, "right": mirrored}, 12)
+    recipe = Recipe(pretrained=False)
+    trials = try_augmentations(plan("light"), backbone(), images, recipe, Listener())
+    assert [(t.family, t.banned) for t in trials] == [("flip", True), ("crop", False)]  # names still tell
+    assert trials[1].why == "an untrained network cannot tell"
+
+
 def test_the_sample_is_bounded_and_stratified() -> None:
     labels = np.repeat(np.arange(400), 9)
     labels[-5] = 400  # a class of one
