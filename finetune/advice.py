@@ -6,7 +6,7 @@ import hashlib
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -57,7 +57,7 @@ def set_up(
         )
     from finetune.data.load import load_data
     from finetune.data.profile import profile
-    from finetune.zoo.create import create_backbone
+    from finetune.data.threads import worker_count
     from finetune.zoo.zoo import card
 
     card(recipe.backbone)
@@ -68,6 +68,17 @@ def set_up(
     runtime.seed_everything(recipe.seed)
     bundle = data if data is not None else load_data(recipe.data, recipe.seed)
     listener.on_data(profile(bundle))
+    backbone = network(recipe, bundle, listener.on_message)
+    if (how := recipe.data.normalise) != "backbone":
+        _normalise_by_data(backbone, bundle.train, how, worker_count(recipe.data.workers), listener)
+    listener.on_backbone(_facts(backbone, device, threads))
+    return Setup(bundle, backbone.to(device), device, threads, obeyed)
+
+
+def network(recipe: Recipe, bundle: DataBundle, say: Callable[[str], None] = lambda text: None) -> Backbone:
+    """The recipe's backbone with a head for the data's classes, on the CPU. Raises FinetuneError."""
+    from finetune.zoo.create import create_backbone
+
     backbone = create_backbone(
         recipe.backbone,
         pretrained=recipe.pretrained,
@@ -77,31 +88,26 @@ def set_up(
         task=bundle.task.name,
     )
     if recipe.norm_layers == "group":
-        listener.on_message(
+        say(
             f"{backbone.use_group_norms()} batch norms of {backbone.name} are group norms now (norm_layers=group): the "
             "pretrained answers change, and most of the network has to train."
         )
-    if recipe.data.normalise != "backbone":
-        _normalise_by_data(backbone, bundle.train, recipe, listener)
-    listener.on_backbone(_facts(backbone, device, threads))
-    return Setup(bundle, backbone.to(device), device, threads, obeyed)
+    return backbone
 
 
-def _normalise_by_data(backbone: Backbone, images: ImageSet, recipe: Recipe, listener: Listener) -> None:
-    from finetune.data.statistics import channel_statistics, with_mean_image
-    from finetune.data.threads import worker_count
+def _normalise_by_data(
+    backbone: Backbone, images: ImageSet, how: Literal["data", "mean-image"], workers: int, listener: Listener
+) -> None:
+    from finetune.data.statistics import normalised
 
-    workers = worker_count(recipe.data.workers)
-    if recipe.data.normalise == "mean-image":
-        prep = with_mean_image(images, backbone.preprocessing, workers)
-        backbone.with_statistics(prep.mean, prep.std, prep.mean_image)
+    prep = normalised(images, backbone.preprocessing, how, workers)
+    backbone.with_statistics(prep)
+    if how == "mean-image":
         listener.on_message(
             "The training images' mean image is subtracted from all (data.normalise=mean-image)."
         )
         return
-    mean, std = channel_statistics(images, backbone.preprocessing, workers)
-    backbone.with_statistics(mean, std)
-    shown = [", ".join(f"{value:.3f}" for value in values) for values in (mean, std)]
+    shown = [", ".join(f"{value:.3f}" for value in values) for values in (prep.mean, prep.std)]
     listener.on_message(
         f"Pixels are normalised by the training images' own mean {shown[0]} and std {shown[1]} (data.normalise=data)."
     )

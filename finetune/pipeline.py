@@ -303,22 +303,10 @@ def starting_backbone(plan: Plan, recipe: Recipe, bundle: DataBundle, pretrained
     """The network that a plan begins with: the given one, or one of random weights on the same device."""
     if plan.init != "random" or not recipe.pretrained:
         return pretrained
-    from finetune.zoo.create import create_backbone
-
-    made = create_backbone(
-        recipe.backbone,
-        pretrained=False,
-        num_classes=len(bundle.classes),
-        image_size=recipe.data.image_size,
-        seed=recipe.seed,
-        task=bundle.task.name,
-    ).to(next(pretrained.parameters()).device)
-    if pretrained.norm_layers == "group":
-        made.use_group_norms()
+    made = advice.network(recipe.model_copy(update={"pretrained": False}), bundle)
     if pretrained.own_statistics:
-        prep = pretrained.preprocessing
-        made.with_statistics(prep.mean, prep.std, prep.mean_image)
-    return made
+        made.with_statistics(pretrained.preprocessing)
+    return made.to(next(pretrained.parameters()).device)
 
 
 def trained_parameters(backbone: Backbone, plan: Plan) -> int:

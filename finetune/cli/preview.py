@@ -44,7 +44,7 @@ def preview(
     from dataclasses import replace
 
     from finetune.data.load import load_data
-    from finetune.data.statistics import channel_statistics, with_mean_image
+    from finetune.data.statistics import normalised
     from finetune.data.threads import worker_count
     from finetune.errors import DataError
     from finetune.report.contact_sheet import contact_sheet
@@ -55,11 +55,8 @@ def preview(
     if recipe.data.image_size:
         prep = replace(prep, size=recipe.data.image_size)
     train = load_data(recipe.data, recipe.seed).train
-    if recipe.data.normalise == "data":  # what has no pixels is filled with the mean colour
-        mean, std = channel_statistics(train, prep, worker_count(recipe.data.workers))
-        prep = replace(prep, mean=mean, std=std)
-    elif recipe.data.normalise == "mean-image":
-        prep = with_mean_image(train, prep, worker_count(recipe.data.workers))
+    if recipe.data.normalise != "backbone":  # what has no pixels is filled with the mean colour
+        prep = normalised(train, prep, recipe.data.normalise, worker_count(recipe.data.workers))
     name = policy or recipe.train.augment or default_augment(len(train))
     sheet = contact_sheet(
         train, prep, name, rows=images, samples=samples, seed=recipe.seed, avoid=recipe.train.avoid or ()

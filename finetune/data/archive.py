@@ -18,7 +18,8 @@ from finetune.data.imageset import Quarantined
 from finetune.data.member import BZIP2, DEFLATED, STORED, Branch, Contents, Member
 from finetune.data.memory import MEBI
 from finetune.data.place import BETWEEN
-from finetune.data.tar_index import BOMB_BYTES, BOMB_RATIO, Entry, bomb, refused
+from finetune.data.refusals import bomb, is_bomb, refused
+from finetune.data.tar_index import Entry
 from finetune.errors import DataError, must
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -86,7 +87,7 @@ def index(path: Path) -> Contents:
         if size == 0:
             raise refused(path, "an archive. Got an empty file (0 bytes) instead.")
         entries, cut = list[Entry](), None
-        for entry in _zip(path) if name.endswith(".zip") else tar_index.members(path, name):
+        for entry in _zip(path) if name.endswith(".zip") else tar_index.members(path):
             if isinstance(entry, str):
                 cut = entry
             else:
@@ -95,7 +96,7 @@ def index(path: Path) -> Contents:
         got = error.strerror or str(error)
         raise DataError(must(f"Archive {str(path)!r}", "a readable file", got)) from None
     total = sum(member.size for member, _ in entries)
-    if total > max(BOMB_BYTES, BOMB_RATIO * size):
+    if is_bomb(total, size):
         raise bomb(path, f"{total:,}", size)
     return _arranged(path, entries, cut)
 

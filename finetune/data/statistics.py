@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
@@ -20,6 +21,16 @@ LEAST_STD = 1 / 255
 Triple = tuple[float, float, float]
 
 
+def normalised(
+    images: ImageSet, prep: Preprocessing, how: Literal["data", "mean-image"], threads: int = 1
+) -> Preprocessing:
+    """``prep`` with the statistics of these images, as ``data.normalise`` names them."""
+    if how == "mean-image":
+        return with_mean_image(images, prep, threads)
+    mean, std = channel_statistics(images, prep, threads)
+    return replace(prep, mean=mean, std=std)
+
+
 def channel_statistics(images: ImageSet, prep: Preprocessing, threads: int = 1) -> tuple[Triple, Triple]:
     """(mean, std) of red, green and blue in [0, 1] over the pixels that evaluation shows, to four decimals.
 
@@ -29,7 +40,7 @@ def channel_statistics(images: ImageSet, prep: Preprocessing, threads: int = 1) 
     sums = np.zeros((len(chosen), 2, 3))
 
     def look(row: int) -> None:
-        pixels = _pixels(images, int(chosen[row]), prep).reshape(-1, 3)
+        pixels = _pixels(images, int(chosen[row]), prep).reshape(-1, 3) / 255
         sums[row] = pixels.mean(axis=0), np.square(pixels).mean(axis=0)
 
     for_each(len(chosen), look, threads)
@@ -46,9 +57,8 @@ def with_mean_image(images: ImageSet, prep: Preprocessing, threads: int = 1) -> 
     total, square = np.zeros((prep.size, prep.size, 3)), np.zeros((prep.size, prep.size, 3))
 
     def look(row: int) -> None:
-        pixels = _pixels(images, int(chosen[row]), prep)
         # Levels are whole numbers: their sums are exact, in whatever order the threads come.
-        levels = np.rint(255 * pixels)
+        levels = _pixels(images, int(chosen[row]), prep).astype(np.float64)
         with lock:
             np.add(total, levels, out=total)
             np.add(square, np.square(levels), out=square)
@@ -70,7 +80,7 @@ def _evenly(count: int) -> np.ndarray:
 
 
 def _pixels(images: ImageSet, index: int, prep: Preprocessing) -> np.ndarray:
-    return evaluate_pixels(images.reduced(index, needed_side(prep)), prep) / 255
+    return evaluate_pixels(images.reduced(index, needed_side(prep)), prep)
 
 
 def _deviation(variance: np.ndarray) -> np.ndarray:

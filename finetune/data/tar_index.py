@@ -10,18 +10,15 @@ from typing import IO
 
 from finetune.data.gzipped import gzip_file
 from finetune.data.member import GZIPPED, STORED, Member
-from finetune.data.memory import MEBI
-from finetune.errors import DataError
+from finetune.data.refusals import bomb, is_bomb, refused
 
-BOMB_RATIO, BOMB_BYTES = 200, 1024 * MEBI
-"""What unpacks to this many times its size, and to more than so many bytes, is a bomb: images hardly shrink."""
 Entry = tuple[Member, str | None]
 """A member, and why it may not be read."""
 
 
-def members(path: Path, name: str) -> Iterator[Entry | str]:
-    """Those of the tar with this lower-case file name, and last of all how it ends too early, where it does."""
-    zipped = not name.endswith(".tar")
+def members(path: Path) -> Iterator[Entry | str]:
+    """Those of the tar, and last of all how it ends too early, where it does."""
+    zipped = not path.name.lower().endswith(".tar")
     if zipped:
         with path.open("rb") as file:
             if file.read(2) != b"\x1f\x8b":
@@ -29,8 +26,6 @@ def members(path: Path, name: str) -> Iterator[Entry | str]:
     try:
         with gzip_file(path).open() if zipped else path.open("rb") as file:
             yield from members_of_tar(path, file, None if zipped else path.stat().st_size)
-    except _Swollen:
-        raise bomb(path, f"more than {BOMB_BYTES:,}", path.stat().st_size) from None
     except EOFError:
         yield "ends too early"
     except zlib.error as error:
@@ -68,8 +63,8 @@ def members_of_tar(path: Path, file: IO[bytes], size: int | None) -> Iterator[En
             if size is not None and why is None and end > size:
                 yield f"ends in the middle of {name!r}"
                 return
-            if size is None:
-                _within_reason(path, end)
+            if size is None and is_bomb(end, packed := path.stat().st_size):
+                raise bomb(path, f"at least {end:,}", packed)
             method = STORED if size is not None else GZIPPED
             yield Member(path, name, length, start, length, method), why
             offset = after
@@ -105,15 +100,6 @@ def _octal(digits: bytes) -> int:
     return int(text, 8) if text.isdigit() and b"8" not in text and b"9" not in text else -1
 
 
-class _Swollen(Exception):
-    """A compressed tar has given more than is reasonable."""
-
-
-def _within_reason(path: Path, unpacked: int) -> None:
-    if unpacked > max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size):
-        raise _Swollen
-
-
 def _ends(file: IO[bytes], offset: int) -> str | None:
     """How a tar ends too early; None where a block of zeros ends it, as every tar should."""
     file.seek(offset)
@@ -129,15 +115,3 @@ def _not_a_file(info: tarfile.TarInfo) -> str | None:
     if info.issparse():
         return "is a sparse file, which cannot be read in place"
     return None if info.isreg() else "is a device in the archive"
-
-
-def refused(path: Path, rest: str) -> DataError:
-    """What to raise for an archive that must be something else."""
-    return DataError(f"Archive {str(path)!r} must be {rest}")
-
-
-def bomb(path: Path, unpacked: str, size: int) -> DataError:
-    """What to raise for one that unpacks to too much."""
-    return refused(
-        path, f"an archive of images. Got {unpacked} bytes out of {size:,} instead: a decompression bomb."
-    )

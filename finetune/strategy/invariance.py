@@ -132,12 +132,10 @@ def try_augmentations(
     named = [pair for pair in wanted if pair[1] == "flip" and not flip_safe(images.classes)]
     trials = [Trial(family, policy, True, "the class names say so") for policy, family in named]
     wanted = [pair for pair in wanted if pair not in named]
-    if not recipe.pretrained:
-        why = "an untrained network cannot tell"
-        return (*trials, *(Trial(family, policy, False, why) for policy, family in wanted))
     chosen = sample(images.labels, recipe.seed)
-    if len(chosen) < MIN_IMAGES or len(np.unique(images.labels[chosen])) < 2:
-        why = "too few images to tell"
+    too_few = len(chosen) < MIN_IMAGES or len(np.unique(images.labels[chosen])) < 2
+    if too_few or not recipe.pretrained:
+        why = "too few images to tell" if too_few else "an untrained network cannot tell"
         return (*trials, *(Trial(family, policy, False, why) for policy, family in wanted))
     originals = images.subset(chosen)
     count = 2 if len(chosen) <= MAX_IMAGES // 4 else 1

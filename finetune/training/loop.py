@@ -80,16 +80,16 @@ def backward(job: Job, group: list[Batch], images: int) -> tuple[Tensor, list[tu
 def evaluate(job: Job) -> Scores | None:
     """Mean plain loss (cross-entropy in nats, not smoothed) and score on the validation split; None if it is empty."""
     job.backbone.eval()
-    meter = Meter(job.engine.device, objective := job.feed.objective)
+    meter = Meter(job.engine.device, job.feed.objective)
     for inputs, labels in job.feed.validation():
         with job.engine.autocast():
             logits = job.micro.logits(inputs).float()  # (B, K)
         if len(labels):
-            meter.add(objective.loss(logits, labels), logits, labels)
+            meter.add(meter.objective.loss(logits, labels), logits, labels)
         job.check_stop()
     meter.unite()
     values = meter.read()
-    return Scores(values["loss"], values[objective.score]) if len(job.feed.val_labels) else None
+    return Scores(values["loss"], values[meter.objective.score]) if len(job.feed.val_labels) else None
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

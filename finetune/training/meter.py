@@ -18,7 +18,7 @@ class Meter:
     """Sums over an interval and over the epoch; they stay on the device until read, so adding never waits."""
 
     def __init__(self, device: torch.device, objective: Objective | None = None) -> None:
-        self._objective = objective or Classes()
+        self.objective = objective or Classes()
         # Sums in float64 are exact enough to be saved and gone on with; MPS has float32 only.
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._device = device
@@ -34,7 +34,7 @@ class Meter:
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """A micro-batch: mean loss, (B, K) logits, (B,) labels or (B, K) targets, which the objective scores."""
         n = len(labels)
-        right = self._objective.scores(logits.detach(), labels).sum()
+        right = self.objective.scores(logits.detach(), labels).sum()
         total = loss.detach().to(self._dtype) * n
         # A number copied to a GPU makes the processor wait for it; one that is filled in there does not.
         self._interval += torch.stack([total, right.to(self._dtype), torch.full_like(total, n)])
@@ -46,7 +46,7 @@ class Meter:
             for part in parts:
                 self.add(*part)
             return
-        mine = Meter(self._device, self._objective)
+        mine = Meter(self._device, self.objective)
         for part in parts:
             mine.add(*part)
         mine.unite()
@@ -97,7 +97,7 @@ class Meter:
 
     def _means(self, sums: Tensor) -> dict[str, float]:
         loss, right, n = sums.tolist()
-        score = self._objective.score
+        score = self.objective.score
         return {"loss": loss / n, score: right / n} if n else {"loss": math.nan, score: math.nan}
 
     def state_dict(self) -> dict[str, Any]:

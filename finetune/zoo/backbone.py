@@ -238,15 +238,11 @@ class Backbone(Exchangeable):
         self.preprocessing = replace(self.preprocessing, size=size)
         return self
 
-    def with_statistics(
-        self,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        mean_image: str | None = None,
-    ) -> Backbone:
-        """The same network, in place, with another mean and std of each channel in its preprocessing, or with a
-        mean image (``encode_mean_image``)."""
-        self.preprocessing = replace(self.preprocessing, mean=mean, std=std, mean_image=mean_image)
+    def with_statistics(self, prep: Preprocessing) -> Backbone:
+        """The same network, in place, with the mean, std and mean image of ``prep`` in its preprocessing."""
+        self.preprocessing = replace(
+            self.preprocessing, mean=prep.mean, std=prep.std, mean_image=prep.mean_image
+        )
         self.own_statistics = True
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def load_backbone(folder: str | Path) -> Backbone:
         backbone = build(card, None, size)
     backbone.task = task
     if ours.get("mean_image"):
-        backbone.with_statistics(card.mean, card.std, ours["mean_image"])
+        backbone.with_statistics(replace(backbone.preprocessing, mean_image=ours["mean_image"]))
     if ours.get("norm_layers") == "group":
         backbone.use_group_norms()
     if ours.get("pooling") == "fractional":

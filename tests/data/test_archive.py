@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pictures import encoded, picture
 
-from finetune.data import archive, gzipped
+from finetune.data import archive, gzipped, refusals
 from finetune.data.archive import read_archive
 from finetune.data.load import load_data
 from finetune.data.member import Member
@@ -278,14 +278,14 @@ def test_a_bad_archive_is_told(
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
 def test_a_bomb_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "BOMB_BYTES", 1 << 20)
+    monkeypatch.setattr(refusals, "BOMB_BYTES", 1 << 20)
     write = zip_of if name.endswith("zip") else tar_of
     path = write(tmp_path / name, {f"ants/{i}.png": bytes(2 << 20) for i in range(3)})
-    assert path.stat().st_size < (6 << 20) / archive.BOMB_RATIO
+    assert path.stat().st_size < (6 << 20) / refusals.BOMB_RATIO
     with pytest.raises(DataError, match=r"must be an archive of images\. Got .* a decompression bomb"):
         load_data(DataRecipe(path=str(path)), 0)
     # A member alone cannot give more than it says, nor be larger than any photo is.
-    monkeypatch.setattr(archive, "BOMB_BYTES", 1 << 30)
+    monkeypatch.setattr(refusals, "BOMB_BYTES", 1 << 30)
     monkeypatch.setattr(archive, "MOST_BYTES", 1 << 20)
     (tmp_path / "more").mkdir()
     files = two_classes() | {"ants/big.png": bytes(2 << 20)}
