@@ -334,6 +334,19 @@ def add_up(tensors: Sequence[torch.Tensor]) -> None:
             work.wait()
 
 
+def stacked(mine: torch.Tensor) -> torch.Tensor:
+    """Everybody's tensor (...), of one shape and type, as (processes, ...), on the device where it is."""
+    import torch
+
+    if alone():
+        return mine[None]
+    import torch.distributed as dist
+
+    found = [torch.empty_like(mine) for _ in range(world())]
+    dist.all_gather(found, mine.contiguous())
+    return torch.stack(found)
+
+
 def spread_tensors(tensors: Sequence[torch.Tensor]) -> None:
     """Replace each tensor by the main process's, in place."""
     if alone():

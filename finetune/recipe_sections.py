@@ -139,6 +139,9 @@ class ProbeRecipe(Section):
     combine: Literal["auto", "pick", "average"] = "auto"
     """Where several heads are within one standard error of the best: one of them, or the mean of all; auto: the
     mean below a median of 10 images a class."""
+    stages: Literal["last", "best"] | None = None
+    """Stages that feed the head solved before finetuning: the last, or those of least cross-validated log-loss;
+    default: the last, and `auto` takes the best."""
     norms: Literal["source", "target", "try"] | None = None
     """Batch norms' statistics: the pretrained ones, re-estimated on the images, or the better; default: source."""
     fit_on: Literal["train", "train+val"] = "train+val"
@@ -246,6 +249,9 @@ class _Steps(Section):
     shard: bool = False
     """Divide weights, gradients and optimizer state between the processes (FSDP), for networks that do not fit; only
     with several processes."""
+    sync_norms: bool = True
+    """Batch norms that train see the batches of all processes, as a single one would; false: each process its share,
+    which saves talk where connections are slow."""
     rollbacks: int = Field(3, ge=0)
     """Returns to the last good state, each with half the learning rate, before divergence stops a phase."""
     coach: bool = True

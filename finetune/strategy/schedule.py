@@ -17,6 +17,7 @@ from finetune.solvers import (
     translated_lr,
 )
 from finetune.strategy.context import Context
+from finetune.strategy.multistage import candidate_stages
 from finetune.strategy.plan import GradientPhase, ProbePhase
 
 HEAD_FACTOR = 10.0
@@ -109,7 +110,7 @@ def head_phase(ctx: Context) -> ProbePhase:
     """The head first, solved on the frozen last stage (the LP of LP-FT, arXiv 2202.10054)."""
     return ProbePhase(
         name="head first",
-        candidates=((ctx.last,),),
+        candidates=candidate_stages(ctx.num_stages) if ctx.recipe.probe.stages == "best" else ((ctx.last,),),
         solver=ctx.recipe.probe.solver,
         combine=ctx.recipe.probe.combine,
         folds=ctx.recipe.probe.folds,

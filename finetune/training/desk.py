@@ -54,6 +54,8 @@ class Desk:
     """training.json."""
     rollbacks: int
     """How often a phase may go back to its last good state."""
+    sync_norms: bool = True
+    """Whether batch norms that train see the batches of all processes."""
     reference: dict[str, Tensor] = field(default_factory=dict)
     """The body's weights as the run began with them, on the CPU, where a phase holds on to them."""
     coach: Coaching | None = None

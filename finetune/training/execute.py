@@ -165,6 +165,7 @@ class _Work:
                 plan_digest,
                 self.record,
                 self.recipe.train.rollbacks,
+                self.recipe.train.sync_norms,
                 {f"model.{name}": tensor for name, tensor in self.pristine.items()} if returns else {},
                 coach,
             )
@@ -260,6 +261,8 @@ class _Work:
         start = self._start(index, phase, backbone, fresh=saved is None)
         job = Job(index, phase, backbone, feed, engine, self.desk)
         settle(job)
+        if norms := job.united.norms_line():
+            self.listener.on_message(norms)
         if self.rehearse:
             self.rehearse(job, images_of(phase, self.bundle).train)
             return
@@ -316,11 +319,6 @@ class _Work:
             self.listener.on_message(
                 f"Batches of {phase.batch_size} images leave some of the {ranks.world()} processes without work: take "
                 f"train.batch_size={2 * ranks.world()} or more."
-            )
-        if phase.batch_norm == "train" and moving(self.backbone):
-            self.listener.on_message(
-                f"Batch norms train on the {least} images of each process's share, not on whole batches; their "
-                "running statistics are the mean of all."
             )
 
     def _put_head(self, phase: GradientPhase) -> bool:

@@ -65,12 +65,13 @@ def backward(job: Job, group: list[Batch], images: int) -> tuple[Tensor, list[tu
     total = torch.zeros((), device=job.engine.device)
     seen = []
     for inputs, labels in job.micro.cut(group):  # (B, 3, S, S) images or activations; (B,) int64 or (B, K)
-        with job.engine.autocast():
-            logits = job.feed.forward(inputs)  # (B, K)
-            # Mean over B; a sharded network is run by a process without images too, for the others' sake.
-            loss = job.criterion(logits.float(), labels) if len(labels) else logits.float().sum()
-        share = loss * (len(labels) / images)
-        job.engine.backward(share)
+        with job.united.passes():
+            with job.engine.autocast():
+                logits = job.feed.forward(inputs)  # (B, K)
+                # Mean over B; where all run in step a process without images does so too, for the others' sake.
+                loss = job.criterion(logits.float(), labels) if len(labels) else logits.float().sum()
+            share = loss * (len(labels) / images)
+            job.engine.backward(share)
         seen.append((loss.detach(), logits.detach(), labels))
         total += share.detach()
     return total, seen

@@ -59,7 +59,7 @@ class MicroBatches:
     def cut(self, batches: list[Batch]) -> Iterator[Batch]:
         """The parts of some batches, in order, each batch's about equal; no part of one image but where all are."""
         for inputs, labels in batches:
-            if len(labels) == 0 and not self.job.feed.lockstep:  # this process has no share of it
+            if len(labels) == 0 and not self._in_step:  # this process has no share of it
                 continue
             yield from zip(split(inputs, self.size), split(labels, self.size), strict=True)
 
@@ -88,6 +88,11 @@ class MicroBatches:
             # Outside the handler, where the traceback no longer holds the activations.
             self._halve(min(self.size or images, images), said)
 
+    @property
+    def _in_step(self) -> bool:
+        """Whether all processes must run the network equally often."""
+        return self.job.feed.lockstep or self.job.united.synced
+
     def _halve(self, size: int, said: str) -> None:
         job = self.job
         job.engine.clear()
@@ -98,10 +103,13 @@ class MicroBatches:
                 "(strategy partial, or linear), take smaller images (data.image_size) or a smaller backbone, or end "
                 "other programs."
             )
-        if job.feed.lockstep:
+        if self._in_step:
+            why, cure = "with train.shard", ""
+            if not job.feed.lockstep:
+                why, cure = "with batch norms over all processes", ", or train.sync_norms=false"
             raise TrainingError(
-                f"Memory runs out at {place} ({said}), and with train.shard no process can cut its batches by itself. "
-                "Take a smaller train.batch_size with a larger train.accumulate, or more processes."
+                f"Memory runs out at {place} ({said}), and {why} no process can cut its batches by itself. "
+                f"Take a smaller train.batch_size with a larger train.accumulate, or more processes{cure}."
             )
         self.limit(size // 2)
         self._note(size, said)

@@ -10,6 +10,7 @@ Li et al. 2020, https://arxiv.org/abs/2006.15704 (PyTorch distributed).
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from finetune import ranks
 from finetune.training.norms import moving
 from finetune.training.sharded import is_sharded
+from finetune.training.sync_norms import SyncedNorms
 
 if TYPE_CHECKING:
     from finetune.training.feed import Batch
@@ -37,6 +39,32 @@ class United:
         """Of the present step, over all processes."""
         self._share, self._all_have = 1.0, True
         self._statistics: list[Tensor] | None = None
+        self._synced: bool | None = None
+
+    @property
+    def synced(self) -> bool:
+        """Whether batch norms that train see the batches of all processes, which then pass through the network in
+        step. Not where batches are cut to fit the memory, each process's in parts of its own."""
+        if self._synced is None:
+            job = self.job
+            wanted = job.desk.sync_norms and job.micro.size is None and not ranks.alone()
+            self._synced = wanted and bool(moving(job.backbone))
+        return self._synced
+
+    def norms_line(self) -> str | None:
+        """What several processes make of batch norms that train; None where there are none or one process."""
+        if ranks.alone() or not moving(self.job.backbone):
+            return None
+        if self.synced:
+            return "Batch norms train on whole batches, over all processes (train.sync_norms)."
+        return (
+            "Batch norms train on each process's share of a batch, not on whole batches; their running statistics are "
+            "the mean of all."
+        )
+
+    def passes(self) -> AbstractContextManager[object]:
+        """Around the forward and backward passes of a step."""
+        return SyncedNorms() if self.synced else nullcontext()
 
     def begin(self, group: list[Batch]) -> int:
         """Before a step: how many images it has, and how many at most go through the network at once."""
@@ -70,7 +98,8 @@ class United:
             trained = [p for p in trained if p.grad is not None]
         add_up_gradients(trained)
         ranks.add_up([total])
-        self._unite_statistics()
+        if not self.synced:
+            self._unite_statistics()
         return total
 
     def _unite_statistics(self) -> None:

@@ -21,10 +21,10 @@ from finetune.launch import launch
 from finetune.training.metrics_log import read_metrics
 
 WORKER, ROOT = Path(__file__).parent / "worker.py", Path(__file__).parents[2]
-QUICK = ["plain", "mixed", "diverges", "memory", "stopped"]
+QUICK = ["plain", "mixed", "norms", "diverges", "memory", "stopped"]
 SLOW = [
-    "accumulate", "cached", "probe", "patience", "norms", "time", "swa", "snapshots", "dropout", "dropout-stopped",
-    "shard", "shard-whole", "shard-stopped", "shard-norms",
+    "accumulate", "cached", "probe", "patience", "time", "swa", "snapshots", "dropout", "dropout-stopped",
+    "shard", "shard-whole", "shard-stopped", "shard-norms", "shares",
     "labels", "number", "shard-number",
 ]  # fmt: skip
 CLOCK = {"images_per_second", "seconds"}
@@ -101,17 +101,19 @@ def check(worker: ModuleType, out: Path, name: str, tmp_path: Path) -> None:
     assert_same_curve(out / name, tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["plain", "mixed", "diverges", "memory"])
+@pytest.mark.parametrize("name", ["plain", "mixed", "norms", "diverges", "memory"])
 def test_like_one_process(worker: ModuleType, quick: Path, name: str, tmp_path: Path) -> None:
-    """Batches of 8, the last one of 3: plain; mixed within batches; gone back after a NaN; out of memory in one."""
+    """Batches of 8, the last one of 3: plain; mixed within batches; with norms that train; gone back after a NaN; out
+    of memory in one."""
     check(worker, quick, name, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["accumulate", "cached", "probe", "patience", "labels", "number", "shard", "shard-whole", "shard-number"],
-)
+    ["accumulate", "cached", "probe", "patience", "labels", "number", "swa", "snapshots", "shard",
+     "shard-whole", "shard-number", "shard-norms"],
+)  # fmt: skip
 def test_like_one_process_too(worker: ModuleType, more: Path, name: str, tmp_path: Path) -> None:
     """Accumulation, clipping, L1 and class weights; kept activations; a head solved before and the safety net; early
     stopping, at a rate at which rounding grows; and sharded, by SGD after a solved head, and by AdamW."""
@@ -127,6 +129,19 @@ def test_the_main_process_alone_writes(quick: Path) -> None:
     lines = (quick / "plain" / "metrics.csv").read_text().splitlines()
     assert len(lines) == len(logged) + 1
     assert not list(quick.rglob("*.tmp"))
+
+
+def test_norms_that_train_say_what_they_see(quick: Path) -> None:
+    assert (
+        "Batch norms train on whole batches, over all processes (train.sync_norms)."
+        in (answers(quick / "norms")[0]["told"])
+    )
+
+
+@pytest.mark.slow
+def test_norms_may_see_shares(more: Path) -> None:
+    said = "Batch norms train on each process's share of a batch, not on whole batches"
+    assert any(text.startswith(said) for text in answers(more / "shares")[0]["told"])
 
 
 def test_going_back_is_agreed_upon(quick: Path) -> None:
@@ -171,7 +186,7 @@ def test_resumed_by_a_single_process(worker: ModuleType, quick: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["norms", "time", "swa", "snapshots", "shard-norms"])
+@pytest.mark.parametrize("name", ["time", "shares"])
 def test_processes_agree_where_they_differ_from_one(more: Path, name: str) -> None:
     assert_agreed(more / name)
     assert answers(more / name)[0]["error"] is None
@@ -196,9 +211,5 @@ def test_a_sharded_training_goes_on_with_any_number_of_processes(
 
 
 @pytest.mark.slow
-def test_norms_that_train_see_their_share(more: Path) -> None:
-    assert any(
-        text.startswith("Batch norms train on the 4 images of each process's share, not on whole batches")
-        for text in answers(more / "norms")[0]["told"]
-    )
+def test_the_snapshots_of_two_processes(more: Path) -> None:
     assert sorted(p.name for p in (more / "snapshots" / "snapshots").iterdir()) == ["1", "2"]

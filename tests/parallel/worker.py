@@ -75,7 +75,8 @@ def phases(name: str) -> list[Any]:
         "stopped": [phase()],
         "dropout": [phase(dropout=0.2)],
         "dropout-stopped": [phase(dropout=0.2)],
-        "norms": [phase(batch_norm="train")],
+        "norms": [phase(batch_norm="train", batch_size=8)],
+        "shares": [phase(batch_norm="train")],
         "time": [phase(epochs=500, time=1.0)],
         "swa": [phase(swa=0.5, ema=None, keep="last", batch_norm="train")],
         "shard": [ProbePhase(candidates=((last,),), folds=2), phase(ema=None, blend=(0.0, 0.5, 1.0), train_from=0)],
@@ -163,7 +164,12 @@ def carry_out(name: str, folder: Path, resume: bool = False) -> dict[str, Any]:
     try:
         if not resume:
             prepare(name)
-        settings = tiny.recipe(log_every=1, save_every=5, shard=name.startswith("shard"))
+        settings = tiny.recipe(
+            log_every=1,
+            save_every=5,
+            shard=name.startswith("shard-") or name == "shard",
+            sync_norms=name != "shares",
+        )
         execute(tiny.plan(*phases(name)), network, images, settings, folder, heard, resume)
     except FinetuneError as error:
         answer["error"] = str(error)
