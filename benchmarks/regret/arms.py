@@ -11,6 +11,7 @@ from typing import Literal
 
 from finetune.errors import ConfigError, did_you_mean, must
 from finetune.strategy import STRATEGIES
+from finetune.strategy.auto import with_best_stages
 from finetune.strategy.context import Context
 from finetune.strategy.plan import GradientPhase, Plan
 
@@ -115,6 +116,10 @@ def _published(name: str) -> Callable[[Context], Plan]:
     return make
 
 
+def _best(name: str) -> Callable[[Context], Plan]:
+    return lambda ctx: _strategy(name)(with_best_stages(ctx))
+
+
 def _bare(name: str) -> Callable[[Context], Plan]:
     return lambda ctx: without_net(_strategy(name)(ctx))
 
@@ -122,12 +127,16 @@ def _bare(name: str) -> Callable[[Context], Plan]:
 NET = ", no net"
 """What the name of an arm without its safety net ends with."""
 
+BEST = ", best stages"
+"""What the name of an arm ends with whose first head takes the stages that separate best, as auto's does."""
+
 _HEADS = ("linear", "multistage")
 _TUNED = ("norm-bias", "partial", "lp-ft", "full")
 
 ARMS: dict[str, Arm] = {
     **{name: Arm(name, _strategy(name), trains=False) for name in _HEADS},
     **{name: Arm(name, _strategy(name), trains=True) for name in _TUNED},
+    **{name + BEST: Arm(name + BEST, _best(name), trains=True) for name in ("partial", "full")},
     "plain-full": Arm("plain-full", plain_full, trains=True),
     "scratch": Arm("scratch", _strategy("scratch"), trains=True),
     **{

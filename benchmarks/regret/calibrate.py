@@ -59,7 +59,7 @@ def by_thresholds(cut: Thresholds) -> Chooser:
     """The selector with other thresholds."""
 
     def choose(trial: Trial) -> str | None:
-        return None if trial.record is None else decided(evidence_of(trial.record), cut)
+        return None if trial.record is None else trial.arm_of(decided(evidence_of(trial.record), cut))
 
     return choose
 
@@ -77,8 +77,8 @@ def fit_thresholds(trials: Sequence[Trial], start: Thresholds = THRESHOLDS) -> T
     def merit(cut: Thresholds) -> float:
         total = 0.0
         for (trial, evidence), weight in zip(known, weights, strict=True):
-            arm = decided(evidence, cut)
-            total += weight * (trial.arms[arm].accuracy if arm in trial.arms else 0.0)
+            arm = trial.arm_of(decided(evidence, cut))
+            total += weight * (0.0 if arm is None else trial.arms[arm].accuracy)
         return total
 
     best, value = start, merit(start)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.regret.arms import ARMS, AUTO, GRID, NO_LR, RACE
+from benchmarks.regret.arms import ARMS, AUTO, BEST, GRID, NO_LR, RACE
 from benchmarks.regret.cases import Families, family_of
 from benchmarks.regret.ledger import Key, Row, key_of
 
@@ -71,7 +71,11 @@ class Trial:
     def chosen(self) -> str | None:
         """Auto's choice as it was decided, where that is one of the arms measured here."""
         name = None if self.record is None else self.record["decision"]["chosen"]
-        return name if name in self.arms else None
+        return None if name is None else self.arm_of(name)
+
+    def arm_of(self, strategy: str) -> str | None:
+        """The arm that auto means by a strategy: with the best stages under its first head, where that was measured."""
+        return next((name for name in (strategy + BEST, strategy) if name in self.arms), None)
 
 
 @dataclass(frozen=True)

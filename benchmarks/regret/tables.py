@@ -190,7 +190,7 @@ def arms_table(trials: Sequence[Trial]) -> str:
     for (_, data, size), members in sorted(units.items(), key=lambda item: (item[0][1], item[1][0].train_n)):
         means = [100 * float(np.mean([t.arms[arm].accuracy for t in members])) for arm in arms]
         cells = [f"**{value:.1f}**" if value == max(means) else f"{value:.1f}" for value in means]
-        chosen = sorted({t.record["decision"]["chosen"] for t in members if t.record is not None})
+        chosen = sorted({t.chosen or t.record["decision"]["chosen"] for t in members if t.record is not None})
         counts = f"{members[0].train_n} / {members[0].test_n}"
         lines.append(
             f"| {data} | {size} | {counts} | " + " | ".join(cells) + f" | {', '.join(chosen) or '-'} |"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
 
 from finetune.strategy.base import Strategy
@@ -38,8 +39,21 @@ def choose(ctx: Context) -> tuple[Plan, Decision]:
 
 
 def plan_of(ctx: Context, name: str) -> Plan:
-    """The plan of the strategy of that name. Raises ConfigError where there is none."""
+    """The plan of the strategy of that name, as auto carries it out: the head that is solved before finetuning takes
+    the stages that separate best, unless the recipe says which. Raises ConfigError where there is none."""
     from finetune.strategy import STRATEGIES
 
-    plan: Plan = STRATEGIES.get(name)().plan(ctx)
+    plan: Plan = STRATEGIES.get(name)().plan(with_best_stages(ctx))
     return plan
+
+
+def with_best_stages(ctx: Context) -> Context:
+    """The context with ``probe.stages=best`` where the recipe leaves it open.
+
+    Tuning from the last stage alone was behind heads on several stages on most data (docs/regret.md), and the safety
+    net can only fall back to the head that it began with.
+    """
+    if ctx.recipe.probe.stages is not None:
+        return ctx
+    probe = ctx.recipe.probe.model_copy(update={"stages": "best"})
+    return replace(ctx, recipe=ctx.recipe.model_copy(update={"probe": probe}))

@@ -177,7 +177,7 @@ class _Work:
                 facts = self.record.phase(index)
                 facts.update(name=phase.name, kind=phase.kind)
                 if isinstance(phase, ProbePhase):
-                    self.probing.carry_out(phase, facts)
+                    self.probing.carry_out(self._as_before(index, phase), facts)
                 else:
                     self._train(index, phase, facts, state)
                 facts["seconds"] = facts.get("seconds", 0.0) + time.perf_counter() - started
@@ -305,6 +305,14 @@ class _Work:
         if self.sharded:
             backbone = gathered(backbone, self.backbone, self.device)
         feed.objective.leave(backbone)
+
+    def _as_before(self, index: int, phase: ProbePhase) -> ProbePhase:
+        """A head that is fitted again takes the stages that the first one took: what was chosen for that one counts."""
+        first = next((i for i, p in enumerate(self.plan.phases[:index]) if isinstance(p, ProbePhase)), None)
+        taps = None if first is None else self.record.phase(first).get("taps")
+        if not phase.restart or len(phase.candidates) == 1 or not taps:
+            return phase
+        return phase.model_copy(update={"candidates": (tuple(taps),), "combine": "pick"})
 
     def _say_shares(self, phase: GradientPhase) -> None:
         """What several processes make of the phase's batches."""
