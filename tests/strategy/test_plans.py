@@ -7,6 +7,7 @@ import pytest
 from finetune.errors import ConfigError, StrategyError
 from finetune.recipe import Recipe
 from finetune.strategy import STRATEGIES
+from finetune.strategy.auto import plan_of
 from finetune.strategy.context import Context
 from finetune.strategy.measure import Evidence
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
@@ -43,6 +44,22 @@ def test_heads_alone() -> None:
     assert probing(plan("linear")).fit_on == "train+val"
     several = probing(plan("multistage")).candidates
     assert several == ((4,), (3,), (2,), (1,), (3, 4), (1, 2, 3, 4))
+
+
+def test_the_first_head_reads_the_last_stage_or_the_best_ones() -> None:
+    several = probing(plan("multistage")).candidates
+    for name in ("partial", "lp-ft", "full", "norm-bias"):
+        assert probing(plan(name)).candidates == ((4,),)
+        for asked, candidates in (("best", several), ("last", ((4,),))):
+            recipe = Recipe().override(f"probe.stages={asked}", "train.refit=true")
+            ctx = Context(recipe, (10,) * 10, CARD, 5, unmeasured, n_val=20)
+            made = STRATEGIES.get(name)().plan(ctx)
+            assert {p.candidates for p in made.phases if isinstance(p, ProbePhase)} == {candidates}
+            # auto takes the best where the recipe is silent, and obeys it where it is not.
+            assert plan_of(ctx, name) == made
+        recipe = Recipe().override("probe.folds=3")
+        chosen = plan_of(Context(recipe, (10,) * 10, CARD, 5, unmeasured), name)
+        assert (probing(chosen).candidates, probing(chosen).folds) == (several, 3)
 
 
 def test_what_trains() -> None:

@@ -14,6 +14,7 @@ from finetune.errors import Interrupted, RunError
 from finetune.strategy.plan import ProbePhase
 from finetune.training.blend import Point, choose_point, interpolate
 from finetune.training.execute import execute
+from finetune.training.probing import Probing
 
 PROBE = ProbePhase(candidates=((4,),), folds=2)
 ALPHAS = (0.0, 0.5, 1.0)
@@ -96,6 +97,30 @@ def test_refit_begins_at_the_pretrained_weights_and_takes_the_earlier_point(
     for name, value in fresh.stage_parameters(0):
         assert torch.equal(value, dict(backbone.named_parameters())[name])
     assert facts["2"]["candidates"] != facts["0"]["candidates"]  # 45 images, not 33
+
+
+def test_a_refit_keeps_the_stages_that_were_chosen(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several sets of stages compete for the first head; the second has the winner's. The network that trains
+    between reads them too."""
+    seen = []
+    solve = Probing._solve
+
+    def noted(self: Probing, phase: ProbePhase) -> Any:
+        seen.append((phase.candidates, phase.combine))
+        return solve(self, phase)
+
+    monkeypatch.setattr(Probing, "_solve", noted)
+    several = PROBE.model_copy(update={"candidates": ((2,), (1, 2)), "combine": "average"})
+    tune = tiny.phase(keep="last", blend=ALPHAS, epochs=1)
+    both = {"fit_on": "train+val"}
+    refit = (several.model_copy(update={**both, "restart": True}),
+             tune.model_copy(update={**both, "blend": "earlier"}))  # fmt: skip
+    backbone, facts = run(tiny, tmp_path / "refit", several, tune, *refit)
+    taps = tuple(facts["0"]["taps"])
+    assert seen == [(((2,), (1, 2)), "average"), ((taps,), "pick")]
+    assert tuple(facts["2"]["taps"]) == taps == tuple(backbone.head_taps)
 
 
 def test_a_refit_of_the_head_alone_trains_nothing(tiny: Any, tmp_path: Path) -> None:
