@@ -99,7 +99,9 @@ def ablated(trials: Sequence[Trial]) -> list[Rival]:
     usual = {family: _usual(judged, known, family) for family in {t.family for t in judged}}
 
     def rule(name: str, how: str, change: Change) -> Rival:
-        return of_choice(name, how, judged, lambda t: t.arm_of(decided(change(known[t.key], usual[t.family]))))
+        return of_choice(
+            name, how, judged, lambda t: t.arm_of(decided(change(known[t.key], usual[t.family])))
+        )
 
     found = [rule("all evidence", "decided again from the stored evidence", lambda e, _: e)]
     found += [rule(name, "decided again", change) for name, change in ABLATIONS.items()]

@@ -184,7 +184,7 @@ def show_explanation(found: Explanation) -> None:
     evidence = found.decision.evidence
     if evidence is not None and evidence.measure == "accuracy" and found.more_images() is None:
         screen.bullet(
-            "More images: how many would give 5 points is not known; more did not help the linear head here."
+            "More images: how many would give 5 points is not known; more hardly helped the linear head here."
         )
     if found.cost is not None:
         screen.bullet(cost_line(found.cost))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,6 +96,10 @@ def test_curve_rises_and_says_how_many_more() -> None:
     more = found.more_images_for(0.05)
     assert more is None or more > 0
     assert evidence(NEAR, 2).more_images_for(0.05) is None
+    # Chance-normalised, of two classes: 0.1 more. The error falls by a factor of .8 with every doubling, then by .98.
+    steep = replace(found, num_classes=2, median=10.0, curve=((5, 0.5), (10, 0.6)))
+    assert steep.more_images_for(0.05) == math.ceil(10 * (2 ** (math.log(0.75) / math.log(0.8)) - 1))
+    assert replace(steep, curve=((5, 0.5), (10, 0.51))).more_images_for(0.05) is None
 
 
 def test_source_statistics_are_evidence_of_distance() -> None:
