@@ -140,8 +140,8 @@ class ProbeRecipe(Section):
     """Where several heads are within one standard error of the best: one of them, or the mean of all; auto: the
     mean below a median of 10 images a class."""
     stages: Literal["last", "best"] | None = None
-    """Stages that feed the head solved before finetuning: the last, or those of least cross-validated log-loss;
-    default: the last, and `auto` takes the best."""
+    """Stages that feed the head solved before finetuning: the last, or it with those earlier ones that give the least
+    cross-validated log-loss; default: the last, and `auto` takes the best."""
     norms: Literal["source", "target", "try"] | None = None
     """Batch norms' statistics: the pretrained ones, re-estimated on the images, or the better; default: source."""
     fit_on: Literal["train", "train+val"] = "train+val"

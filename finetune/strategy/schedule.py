@@ -110,12 +110,24 @@ def head_phase(ctx: Context) -> ProbePhase:
     """The head first, solved on the frozen last stage (the LP of LP-FT, arXiv 2202.10054)."""
     return ProbePhase(
         name="head first",
-        candidates=candidate_stages(ctx.num_stages) if ctx.recipe.probe.stages == "best" else ((ctx.last,),),
+        candidates=_under_the_first_head(ctx),
         solver=ctx.recipe.probe.solver,
         combine=ctx.recipe.probe.combine,
         folds=ctx.recipe.probe.folds,
         norms=ctx.recipe.probe.norms or "source",
     )
+
+
+def _under_the_first_head(ctx: Context) -> tuple[tuple[int, ...], ...]:
+    """Sets of stages to choose from; each has the last one, without which it and others would not train at all.
+
+    >>> from types import SimpleNamespace as Its
+    >>> _under_the_first_head(Its(last=4, num_stages=5, recipe=Its(probe=Its(stages="best"))))
+    ((4,), (3, 4), (1, 2, 3, 4))
+    """
+    if ctx.recipe.probe.stages != "best":
+        return ((ctx.last,),)
+    return tuple(stages for stages in candidate_stages(ctx.num_stages) if ctx.last in stages)
 
 
 def default_epochs(n: int, batch: int, factor: float = 1.0) -> int:
