@@ -54,7 +54,7 @@ def _is_torchvision(config: dict[str, Any]) -> bool:
 
 
 def _why_not(backbone: Backbone) -> str:
-    source = backbone.card.source
+    source = "torchvision" if backbone.card.source == "torchvision" else "timm"
     remedy = "Use the run's model/ folder with finetune"
     if isinstance(backbone.head, Bottleneck) or backbone.pooling != "global":
         got = "fractional-pool" if backbone.pooling != "global" else "bottleneck"
@@ -75,7 +75,7 @@ def _why_not(backbone: Backbone) -> str:
         "The head of a safetensors export",
         f"on the last stage alone, where {source} has one",
         f"a head on stages {stages}",
-        f"{remedy}, or train with --strategy linear, partial or full.",
+        f"{remedy}, or train with probe.stages=last and another strategy than multistage.",
     )
 
 

@@ -84,7 +84,7 @@ def test_several_stages_have_no_place(tmp_path: Path) -> None:
     taps = (1, backbone.num_stages - 1)
     backbone.set_head(torch.zeros(3, sum(backbone.widths[t] for t in taps)), torch.zeros(3), taps)
     with pytest.raises(
-        ExportError, match=r"must be on the last stage alone.* or train with --strategy linear"
+        ExportError, match=r"must be on the last stage alone.* or train with probe\.stages=last"
     ):
         export(backbone, CLASSES, tmp_path / "x")
     assert not (tmp_path / "x").exists()
