@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--minutes", type=float, help="begin no row after this long")
     report = commands.add_parser("report", help="tables and figures from the rows")
     report.add_argument("csv", nargs="*", type=Path, default=[OUT])
+    report.add_argument(
+        "--cells", type=Path, metavar="CSV", help="rows of benchmarks/cells.py: whole data sets"
+    )
     report.add_argument("--document", type=Path, default=Path("docs/regret.md"))
     report.add_argument(
         "--arms", nargs="*", default=[], help="arms that may be chosen; default: all measured"
@@ -110,6 +113,7 @@ def measure(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """`report`."""
+    from benchmarks.regret.from_cells import arms_of, read_cells
     from benchmarks.regret.report import render, write_report
     from benchmarks.regret.results import collect
 
@@ -123,10 +127,14 @@ def report(options: argparse.Namespace) -> int:
     families = read_families()
     own = collect(rows, records, families, own_rates=True, **common)
     tuned = collect(rows, records, families, **common)
+    whole = None
+    if options.cells is not None:
+        cells = read_cells(options.cells)
+        whole = collect(cells, {}, families, arms=arms_of(cells), own_rates=True, min_test=options.min_test)
     if options.show:
-        print(render(own, tuned)[0])
+        print(render(own, tuned, whole=whole)[0])
     else:
-        write_report(own, tuned, options.document)
+        write_report(own, tuned, options.document, whole)
         print(f"Wrote {options.document} from {len(rows)} rows.")
     return 0
 

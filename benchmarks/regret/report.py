@@ -32,22 +32,25 @@ Pictures = dict[str, Callable[[], bytes]]
 """File name -> what draws it."""
 
 
-def write_report(own: Results, tuned: Results, document: Path) -> None:
+def write_report(own: Results, tuned: Results, document: Path, whole: Results | None = None) -> None:
     """Put the tables between the marks in ``document`` and the pictures into a folder of its name beside it.
 
-    own: every arm at its own learning rate; tuned: rates chosen on validation. Raises RunError without the marks.
+    own: every arm at its own learning rate; tuned: rates chosen on validation; whole: whole data sets. Raises RunError
+    without the marks.
     """
     text = document.read_text(encoding="utf-8") if document.is_file() else ""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise RunError(must(str(document), f"a file with one {BEGIN} and, below it, one {END}", "another"))
-    made, pictures = render(own, tuned, document.stem)
+    made, pictures = render(own, tuned, document.stem, whole)
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     for name, draw in pictures.items():
         atomic_write_bytes(document.parent / document.stem / name, draw())
     atomic_write_text(document, f"{before}\n\n{made.strip()}\n\n{after}")
 
 
-def render(own: Results, tuned: Results, folder: str = "regret") -> tuple[str, Pictures]:
+def render(
+    own: Results, tuned: Results, folder: str = "regret", whole: Results | None = None
+) -> tuple[str, Pictures]:
     """Markdown and pictures of all sections for which there are rows."""
     if not own.trials and not tuned.trials:
         lacks = f" {own.incomplete} groups of rows lack an arm." if own.incomplete else ""
@@ -67,6 +70,11 @@ def render(own: Results, tuned: Results, folder: str = "regret") -> tuple[str, P
             pictures |= drawn
         else:
             parts.append(f"### {title}\n\nNot measured yet: every trial has one learning rate.\n")
+    for backbone in whole.backbones if whole is not None else ():
+        made, drawn = section(whole.of(backbone), f"{backbone}, whole data sets", folder)
+        heading, _, rest = made.partition("\n")
+        parts += [f"{heading}\n", f"From [cells.csv](../benchmarks/cells.csv). {basis(whole)}", rest]
+        pictures |= drawn
     return "\n".join(parts), pictures
 
 
