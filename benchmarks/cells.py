@@ -190,11 +190,12 @@ def main() -> None:
         return
     if options.root is None:
         parser.error("--root DIR: the folder with the unpacked data sets")
-    new = not options.out.exists()
+    new = not options.out.exists() or not options.out.stat().st_size
     with options.out.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         if new:
             writer.writeheader()
+            file.flush()
         for seed in options.only_seeds or range(options.seeds):
             for case in CASES:
                 if options.only and case.name not in options.only:
