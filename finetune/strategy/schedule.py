@@ -17,7 +17,6 @@ from finetune.solvers import (
     translated_lr,
 )
 from finetune.strategy.context import Context
-from finetune.strategy.multistage import candidate_stages
 from finetune.strategy.plan import GradientPhase, ProbePhase
 
 HEAD_FACTOR = 10.0
@@ -127,6 +126,8 @@ def _under_the_first_head(ctx: Context) -> tuple[tuple[int, ...], ...]:
     """
     if ctx.recipe.probe.stages != "best":
         return ((ctx.last,),)
+    from finetune.strategy.multistage import candidate_stages  # which imports torch
+
     return tuple(stages for stages in candidate_stages(ctx.num_stages) if ctx.last in stages)
 
 
