@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,19 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetune.audit.classes import Classes
 from finetune.audit.copies import AT_MOST, apart, same_bytes, same_picture
 from finetune.audit.formats import Formats, formats
-from finetune.audit.labels import SCORE, held_out, suspects
+from finetune.audit.label_sets import LabelSets
 from finetune.audit.names import NameGroups, name_groups, similar_classes
+from finetune.audit.numbers import Numbers
 from finetune.audit.outliers import outliers
 from finetune.audit.thumbnails import blank, thumbnails
+from finetune.audit.truths import Truths
 from finetune.data.imageset import ImageSet, Joined
 from finetune.data.place import Place
-from finetune.errors import DataError, must
 
 if TYPE_CHECKING:
     from finetune.data.load import ReadFolder
     from finetune.features.extract import Features
+
+_TRUTHS: dict[str, type[Truths[Any]]] = {
+    "single-label": Classes, "multi-label": LabelSets, "regression": Numbers,
+}  # fmt: skip
 
 STEPS = ("reading images", "comparing images", "looking at labels", "looking for outliers")
 
@@ -36,8 +41,8 @@ class Audit:
     files: tuple[Place | None, ...]
     splits: tuple[str, ...]
     """The split of each image: all, train, val or test."""
-    classes: tuple[str, ...]
-    labels: np.ndarray
+    truths: Truths[Any]
+    """What the images were said to show."""
     sizes: tuple[tuple[int, int], ...]
     """(width, height) of each image."""
     modes: Mapping[str, int]
@@ -48,16 +53,16 @@ class Audit:
     duplicates: tuple[tuple[int, ...], ...]
     """Groups that show one picture; the exact ones are among them."""
     blank: tuple[int, ...]
-    suspects: tuple[tuple[int, int, float], ...]
-    """(image, suggested class, score)."""
+    suspects: tuple[tuple[int, Any, float], ...]
+    """(image, suggested answer, score): a class's number, the numbers of its labels, or a number."""
     outliers: tuple[tuple[int, float], ...]
     formats: Formats
     similar: tuple[tuple[str, str], ...]
-    """Class names that look like one class."""
+    """Names of classes or labels that look like one."""
     groups: NameGroups | None
     notes: tuple[str, ...]
     held_out: float | None
-    """Accuracy of the labels' predictions, out of fold; None where nothing could be held out."""
+    """How well the other images tell an image's answer: accuracy, F1 or R2; None where nothing could be held out."""
     images: ImageSet = field(repr=False)
     """All of them, the given splits one after the other."""
 
@@ -68,8 +73,8 @@ class Audit:
 
     @property
     def cross_class(self) -> tuple[tuple[int, ...], ...]:
-        """Groups of copies under more than one label."""
-        return apart(self.duplicates, self.labels.__getitem__)
+        """Groups of copies that were given different answers: classes, labels, or numbers."""
+        return tuple(group for group in self.duplicates if self.truths.contradict(group))
 
     @property
     def mere_copies(self) -> tuple[tuple[int, ...], ...]:
@@ -99,25 +104,19 @@ class Audit:
                  self.formats.odd, self.formats.misnamed)  # fmt: skip
         return sum(bool(kind) for kind in kinds) + (self.groups is not None)
 
-    def counts(self) -> dict[str, int]:
-        """Images of each class, all splits together."""
-        found = np.bincount(self.labels, minlength=len(self.classes))
-        return {name: int(n) for name, n in zip(self.classes, found, strict=True)}
-
     def to_dict(self) -> dict[str, Any]:
         """Paths, names and numbers, for JSON."""
 
         def paths(groups: Sequence[Sequence[int]]) -> list[list[str]]:
             return [[self.names[i] for i in group] for group in groups]
 
-        counts = self.counts()
+        truths = self.truths
         widths, heights = (sorted(sizes) for sizes in zip(*self.sizes, strict=True))
         middle = len(widths) // 2
         return {
             "source": self.source,
             "images": len(self.names),
-            "classes": counts,
-            "imbalance": max(counts.values()) / max(1, min(counts.values())),
+            **truths.facts(),
             "splits": dict(Counter(self.splits)),
             "widths": [widths[0], widths[middle], widths[-1]],
             "heights": [heights[0], heights[middle], heights[-1]],
@@ -129,9 +128,9 @@ class Audit:
             "cross_split": paths(self.cross_split),
             "cross_class": paths(self.cross_class),
             "label_suspects": [
-                {"path": self.names[i], "given": self.classes[self.labels[i]], "suggested": self.classes[k],
+                {"path": self.names[i], "given": truths.plain(truths.given(i)), "suggested": truths.plain(better),
                  "score": round(score, 4)}
-                for i, k, score in self.suspects
+                for i, better, score in self.suspects
             ],
             "outliers": [self.names[i] for i in self.strangers],
             "outlier_scores": {self.names[i]: round(score, 2) for i, score in self.outliers},
@@ -146,7 +145,7 @@ class Audit:
                 "nearest_in_group": round(self.groups.share, 4), "by_chance": round(self.groups.chance, 4),
                 "in_several_splits": self.leaked_groups,
             },
-            "held_out_accuracy": None if self.held_out is None else round(self.held_out, 4),
+            f"held_out_{truths.task.score}": None if self.held_out is None else round(self.held_out, 4),
             "notes": list(self.notes),
         }  # fmt: skip
 
@@ -161,15 +160,8 @@ def audit(
     """Look at all images of a data set, the given splits together.
 
     read: the opened images; features_of: pooled features of an image set, from the cache where possible; step: is told
-    what begins, one of ``STEPS``. Raises DataError for an image that can no longer be decoded, and where no classes are
-    learned.
+    what begins, one of ``STEPS``. Raises DataError for an image that can no longer be decoded.
     """
-    task = next(iter(read.given.values())).task
-    if not task.plain:
-        raise DataError(
-            must("The task of a data check", "single-label", task.name,
-                 "data.task=single-label takes each list or number for a class.")
-        )  # fmt: skip
     step(STEPS[0])
     splits = tuple(split for split, images in read.given.items() for _ in range(len(images)))
     images = _together(list(read.given.values()))
@@ -187,24 +179,23 @@ def audit(
         notes.append(f"With more than {AT_MOST:,} images only copies of the same bytes are looked for.")
     step(STEPS[2])
     features = features_of(images)
-    log_p = held_out(features.taps, images.labels, len(images.classes), duplicates)
-    found = suspects(log_p, images.labels) if log_p is not None else []
-    found = [s for s in found if s.score >= SCORE and not empty[s.index]]
+    truths = _TRUTHS[images.task.name](images)
+    judged = truths.judge(features.taps, duplicates)
     step(STEPS[3])
     return Audit(
         source=read.source, names=names, files=files, splits=splits,
-        classes=images.classes, labels=images.labels,
+        truths=truths,
         sizes=tuple((info.width, info.height) for info in infos),
         modes=dict(Counter(info.mode for info in infos).most_common()),
         unreadable=tuple((q.path, q.reason) for q in read.quarantined),
         exact=tuple(map(tuple, exact)), duplicates=tuple(map(tuple, duplicates)),
         blank=tuple(int(i) for i in np.flatnonzero(empty)),
-        suspects=tuple((s.index, s.suggested, s.score) for s in found),
+        suspects=tuple(suspect for suspect in judged.suspects if not empty[suspect[0]]),
         outliers=tuple(outliers(features.taps, empty)),
         formats=formats(files, threads),
-        similar=tuple(similar_classes(images.classes)),
+        similar=tuple(similar_classes(truths.names())),
         groups=name_groups(names, images.labels, features.last),
-        notes=tuple(notes), held_out=_accuracy(log_p, images.labels), images=images,
+        notes=tuple(notes), held_out=judged.figure, images=images,
     )  # fmt: skip
 
 
@@ -213,11 +204,3 @@ def _together(sets: Sequence[ImageSet]) -> ImageSet:
     for other in sets[1:]:
         whole = Joined(whole, other)
     return whole
-
-
-def _accuracy(log_p: np.ndarray | None, labels: np.ndarray) -> float | None:
-    if log_p is None:
-        return None
-    seen = ~np.isnan(log_p).any(axis=1)
-    value = float((log_p[seen].argmax(axis=1) == labels[seen]).mean()) if seen.any() else math.nan
-    return None if math.isnan(value) else value

@@ -30,30 +30,31 @@ class Cleaned:
 
 
 def clean(audit: Audit, suspects: bool = False) -> Cleaned:
-    """Unreadable files are gone already; of each picture one copy stays, and none where copies have several labels.
+    """Unreadable files are gone already; of each picture one copy stays, and none where copies contradict each other.
 
     Where copies lie in several splits the one in the test set stays, then that in the validation set. Blank images go.
-    Images whose labels look wrong stay unless ``suspects`` asks for them to go: half of them are right.
+    Images whose labels or numbers look wrong stay unless ``suspects`` asks for them to go: half of them are right.
     """
     dropped: dict[int, str] = {}
     for index in audit.blank:
         dropped[index] = "blank"
     for group in audit.duplicates:
-        if len({int(audit.labels[i]) for i in group}) > 1:
-            dropped |= dict.fromkeys(group, "copies under several labels")
+        if audit.truths.contradict(group):
+            dropped |= dict.fromkeys(group, audit.truths.torn)
             continue
         others = sorted(group, key=lambda i: (_RANK[audit.splits[i]], i))[1:]
         dropped |= dict.fromkeys(others, "copy")
     if suspects:
         for index, _, _ in audit.suspects:
-            dropped.setdefault(index, "suspected label")
+            dropped.setdefault(index, f"suspected {audit.truths.noun}")
     kept = tuple(i for i in range(len(audit.names)) if i not in dropped)
     return Cleaned(kept, dropped)
 
 
 def as_csv(audit: Audit, cleaned: Cleaned, folder: Path) -> str:
     """A table for ``finetune run --data``: path (from ``folder``), label, split where there are some, group where names
-    show them. Raises DataError where the images are no files."""
+    show them. Labels are joined and numbers written as ``Truths.cell`` does, to be read with the overrides
+    ``Truths.overrides``. Raises DataError where the images are no files."""
     parted = set(audit.splits) != {"all"}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -65,7 +66,7 @@ def as_csv(audit: Audit, cleaned: Cleaned, folder: Path) -> str:
             raise DataError(
                 must("--fix", "asked for images in files", f"{audit.names[index]}, which is none")
             )
-        row = [_from(path, folder), audit.classes[audit.labels[index]]]
+        row = [_from(path, folder), audit.truths.cell(index)]
         row += [audit.splits[index]] if parted else []
         row += [audit.groups.members[index] or ""] if audit.groups else []
         writer.writerow(row)

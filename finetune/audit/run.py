@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from finetune.audit.audit import Audit, audit
-from finetune.errors import DataError, must
 from finetune.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -27,12 +26,6 @@ def audit_recipe(recipe: Recipe, step: Callable[[str], None] = lambda name: None
     runtime.configure_threads(runtime.choose_threads(recipe.threads))
     runtime.seed_everything(recipe.seed)
     read = ahead.take(recipe.data) or read_folder(recipe.data)
-    task = next(iter(read.given.values())).task
-    if not task.plain:
-        raise DataError(
-            must("The data set", "one with a class for each image", f"one for {task.name}",
-                 "data.task=single-label takes the labels as the names of classes.")
-        )  # fmt: skip
     backbone = create_backbone(
         recipe.backbone, pretrained=recipe.pretrained, image_size=recipe.data.image_size
     )

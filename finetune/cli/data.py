@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,9 @@ def data() -> None:
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with thumbnails.")
 @click.option("--fix", type=click.Path(path_type=Path), metavar="FILE",
               help="Write a cleaned list (CSV) for `finetune run --data FILE`.")  # fmt: skip
-@click.option("--drop-suspects", is_flag=True, help="With --fix: also leave out labels that look wrong.")
+@click.option(
+    "--drop-suspects", is_flag=True, help="With --fix: also leave out labels and numbers that look wrong."
+)
 @click.option("--quiet", is_flag=True, help="Say nothing but errors and what was asked for.")
 def check(
     source: str, overrides: tuple[str, ...], backbone: str | None, as_json: bool, html: Path | None, fix: Path | None,
@@ -44,7 +47,8 @@ def check(
 
     Unreadable files; the same picture twice, re-encoded or resized, above all in two splits or two classes; groups
     in the file names that a split would divide; labels that the other images contradict; strangers; blank images;
-    class names that look like one class.
+    class names that look like one class. Of images with several labels or a number (data.task) the same: copies that
+    differ in them, labels too many or too few, numbers far from what the other images say.
     """
     from finetune.cli.run import asked_for
     from finetune.errors import ConfigError, must
@@ -87,18 +91,15 @@ def _fix(found: Audit, target: Path, drop_suspects: bool, silent: bool) -> None:
     left = f" Left out: {why}." if why else ""
     click.echo(f"Wrote {target}: {len(cleaned.kept):,} of {len(found.names):,} images.{left}", err=silent)
     grouped = " --group-by group" if found.groups else ""
-    click.echo(f"Next: finetune run --data {target}{grouped}", err=silent)
+    keys = "".join(f" {shlex.quote(key)}" for key in found.truths.overrides())
+    click.echo(f"Next: finetune run --data {target}{grouped}{keys}", err=silent)
 
 
 def show(found: Audit) -> None:
     """The findings on the screen: a line or a few for each kind."""
-    facts = found.to_dict()
-    counts = found.counts()
-    screen.heading(f"{len(found.names):,} images of {len(counts)} classes")
-    smallest, largest = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-    screen.bullet(
-        f"From {counts[smallest]:,} ({smallest}) to {counts[largest]:,} ({largest}) images a class."
-    )
+    facts, truths = found.to_dict(), found.truths
+    screen.heading(truths.headline())
+    screen.bullet(truths.span())
     widths, heights = facts["widths"], facts["heights"]
     screen.bullet(f"{widths[0]}x{heights[0]} to {widths[2]}x{heights[2]} pixels, median {widths[1]}x{heights[1]}; "
                   + ", ".join(f"{n:,} {kind}" for kind, n in facts["formats"].items())
@@ -112,7 +113,7 @@ def show(found: Audit) -> None:
     screen.heading("Found")
     _list("Unreadable", [f"{path}: {why}" for path, why in found.unreadable])
     _groups(found, "The same picture in more than one split, so that the test flatters", found.cross_split)
-    _groups(found, "The same picture under more than one class", found.cross_class)
+    _groups(found, truths.contradiction, found.cross_class)
     _groups(found, "The same picture more than once", found.mere_copies)
     if found.groups is not None:
         leak = f"; {found.leaked_groups} of them lie in several splits" if found.leaked_groups else ""
@@ -120,12 +121,12 @@ def show(found: Audit) -> None:
             f"Names show {found.groups.groups:,} groups whose images look alike (patients, tracks, films?){leak}. "
             f"Keep each on one side of a split: --group-by '{found.groups.pattern}'"
         )
-    _list("Labels to look at", [f"{s['path']}: {s['given']}, or {s['suggested']}? ({s['score']:.2f})"
-                                for s in facts["label_suspects"]])  # fmt: skip
+    _list(truths.doubts, [f"{found.names[i]}: {truths.shown(truths.given(i))}, or {truths.shown(better)}? "
+                          f"({truths.scored(score)})" for i, better, score in found.suspects])  # fmt: skip
     odd = dict(found.formats.odd)
     _list("Strangers", [found.names[i] + (f" (a {odd[i]})" if i in odd else "") for i in found.strangers])
     _list("Blank", facts["blank"])
-    _list("Class names that look like one class", [f"{a}, {b}" for a, b in found.similar])
+    _list(truths.one_name, [f"{a}, {b}" for a, b in found.similar])
     _list(
         "Files of another kind than their name says",
         [f"{p} ({kind})" for p, kind in facts["misnamed"].items()],

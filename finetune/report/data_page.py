@@ -26,13 +26,14 @@ def data_page(audit: Audit, threads: int = 1) -> str:
     """The page, UTF-8 text. Images that can no longer be decoded are shown by name alone."""
     import jinja2
 
+    truths, bars = audit.truths, audit.truths.bars()
     groups = {"split": audit.cross_split, "class": audit.cross_class, "other": audit.mere_copies}
     shown = {i for kind in groups.values() for group in kind[:MOST] for i in group}
     shown |= {i for i, _, _ in audit.suspects[:MOST]} | set(audit.strangers[:MOST]) | set(audit.blank[:MOST])
     pictures = _pictures(audit, sorted(shown), threads)
 
     def card(index: int, **more: Any) -> dict[str, Any]:
-        return {"name": audit.names[index], "label": audit.classes[audit.labels[index]],
+        return {"name": audit.names[index], "label": truths.shown(truths.given(index)),
                 "split": "" if audit.splits[index] == "all" else audit.splits[index],
                 "picture": pictures.get(index), **more}  # fmt: skip
 
@@ -43,13 +44,14 @@ def data_page(audit: Audit, threads: int = 1) -> str:
         files("finetune.report").joinpath("data_page.html.j2").read_text("utf-8")
     )
     return template.render(
-        audit=audit.to_dict(), most=MOST, problems=audit.problems,
+        audit=audit.to_dict(), truths=truths, bars=bars, most=MOST, problems=audit.problems,
         groups={kind: [[card(i) for i in group] for group in found[:MOST]] for kind, found in groups.items()},
         totals={kind: len(found) for kind, found in groups.items()},
-        suspects=[card(i, suggested=audit.classes[k], score=score) for i, k, score in audit.suspects[:MOST]],
+        suspects=[card(i, suggested=truths.shown(better), score=score)
+                  for i, better, score in audit.suspects[:MOST]],
         strangers=[card(i, score=scores.get(i), kind=odd.get(i)) for i in audit.strangers[:MOST]],
         blank=[card(i) for i in audit.blank[:MOST]], unreadable=audit.unreadable[:MOST],
-        largest=max(audit.counts().values()),
+        largest=max(n for _, n in bars), told=None if audit.held_out is None else truths.told(audit.held_out),
     )  # fmt: skip
 
 

@@ -51,13 +51,39 @@ def test_wrong_words(picture_folder: Path, words: tuple[str, ...], message: str)
     assert "Traceback" not in done.output
 
 
-def test_numbers_have_no_classes_to_judge(picture_folder: Path, tmp_path: Path) -> None:
-    table = tmp_path / "ages.csv"
-    rows = [f"{path},{i + 0.5}" for i, path in enumerate(sorted(picture_folder.rglob("*.png")))]
-    table.write_text("path,age\n" + "\n".join(rows))
-    done = call(table, "data.label_column=age", "threads=1")
+def listed(pictures: Path, table: Path, values: list[str]) -> Path:
+    """A table of all pictures, in order of their names, with these values over and over."""
+    names = sorted(pictures.rglob("*.png"))
+    table.write_text("path,said\n" + "".join(f"{p},{values[i % len(values)]}\n" for i, p in enumerate(names)))
+    return table
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "said"),
+    [
+        (["1.5", "20", "3"], "regression", ["36 images with a number (said)", "From 1.5 to 20, median 3."]),
+        (["big|old", "big", ""], "multi-label", ["36 images with 2 labels", "12 images have none of them."]),
+    ],
+)
+def test_tables_of_numbers_and_of_several_labels(
+    picture_folder: Path, tmp_path: Path, values: list[str], task: str, said: list[str]
+) -> None:
+    table, clean = listed(picture_folder, tmp_path / "all.csv", values), tmp_path / "clean list.csv"
+    done = call(table, "data.label_column=said", f"data.task={task}", "threads=1", "--fix", clean,
+                "--html", tmp_path / "page.html")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert all(words in done.stdout for words in said)
+    assert done.stdout.rstrip().endswith(f"data.task={task}")
+    assert said[0] in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_nothing_to_learn_is_told(picture_folder: Path, tmp_path: Path) -> None:
+    table = listed(picture_folder, tmp_path / "all.csv", ["1.5"])
+    done = call(table, "data.label_column=said", "threads=1")
     assert done.exit_code == 2
-    assert "must be one with a class for each image. Got one for regression instead" in done.output
+    assert "must be different numbers. Got 1.5 for every training image instead" in " ".join(
+        done.output.split()
+    )
 
 
 def test_no_such_folder(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from pictures import picture, write_class
 
-from finetune.audit.audit import audit
-from finetune.data.load import from_datasets, load_data, read_folder
+from finetune.data.load import from_datasets, load_data
 from finetune.data.profile import profile
 from finetune.data.stratify import carve_labels, label_folds
 from finetune.data.targets import strata_of_numbers
@@ -229,14 +228,6 @@ def test_datasets(tmp_path: Path) -> None:
         DataError, match=r"The labels of train\[0\] must be a list of names or an array of 0 and 1 for"
     ):
         read([np.array([0.0, 1.0])], "multi-label", classes=["a", "b", "c"])
-
-
-def test_a_data_check_is_of_classes(tmp_path: Path) -> None:
-    read = read_folder(DataRecipe(path=str(write_table(tmp_path, LISTS))))
-    with pytest.raises(
-        DataError, match="The task of a data check must be single-label. Got multi-label instead"
-    ):
-        audit(read, lambda images: pytest.fail("looked at"))
 
 
 def test_numbers_are_stratified_by_tenths() -> None:
