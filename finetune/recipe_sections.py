@@ -138,7 +138,7 @@ class ProbeRecipe(Section):
     below a median of 5 images a class the simplest that is as good as the best by held-out log-loss."""
     combine: Literal["auto", "pick", "average"] = "auto"
     """Where several heads are within one standard error of the best: one of them, or the mean of all; auto: the
-    mean below a median of 10 images a class."""
+    mean below a median of 30 images a class."""
     stages: Literal["last", "best"] | None = None
     """Stages that feed the head solved before finetuning: the last, or it with those earlier ones that give the least
     cross-validated log-loss; default: the last, and `auto` takes the best."""

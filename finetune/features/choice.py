@@ -14,7 +14,7 @@ import numpy as np
 FEW = 5.0
 """Below this median of images a class the heads are compared; from it on logistic regression is taken."""
 
-AVERAGE = 10.0
+AVERAGE = 30.0
 """Below this median of images a class tied heads are averaged where the choice is left open."""
 
 

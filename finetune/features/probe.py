@@ -170,7 +170,7 @@ def fit_probe(
     ``solver`` auto: logistic regression from a median of 5 images a class on; with fewer, for each set of stages the
     simplest head within one standard error of the least held-out log-loss (choice.py). Among the sets the least
     log-loss is taken, ties to the earlier one. ``combine``: average takes the mean of all heads within one
-    standard error of the best instead, auto does so below a median of 10 images a class, pick never does.
+    standard error of the best instead, auto does so below a median of 30 images a class, pick never does.
 
     Sets of stages whose features are the same for all images are passed over. Raises StrategyError.
     """

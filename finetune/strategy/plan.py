@@ -34,7 +34,7 @@ class ProbePhase(_Frozen):
     """``auto``: logistic from a median of 5 images a class on; with fewer all four are compared."""
     combine: Literal["auto", "pick", "average"] = "auto"
     """``average`` takes the mean of all heads within one standard error of the best instead of one;
-    ``auto`` does so below a median of 10 images a class."""
+    ``auto`` does so below a median of 30 images a class."""
     lambdas: tuple[float, ...] = Field(default=())
     """L2 strengths to try; empty = the solver's own log grid."""
     folds: int = Field(5, ge=2)

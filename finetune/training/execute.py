@@ -307,10 +307,12 @@ class _Work:
         feed.objective.leave(backbone)
 
     def _as_before(self, index: int, phase: ProbePhase) -> ProbePhase:
-        """A head that is fitted again takes the stages that the first one took: what was chosen for that one counts."""
+        """A head that is fitted again takes the stages that the first one took, and averages where that one did: what
+        was chosen for it counts."""
         first = next((i for i, p in enumerate(self.plan.phases[:index]) if isinstance(p, ProbePhase)), None)
-        taps = None if first is None else self.record.phase(first).get("taps")
-        if not phase.restart or len(phase.candidates) == 1 or not taps:
+        found = {} if first is None else self.record.phase(first)
+        taps = found.get("taps")
+        if not phase.restart or len(phase.candidates) == 1 or not taps or found.get("solver") == "average":
             return phase
         return phase.model_copy(update={"candidates": (tuple(taps),), "combine": "pick"})
 

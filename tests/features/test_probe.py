@@ -182,15 +182,15 @@ def test_tied_candidates_are_averaged() -> None:
 
 def test_when_tied_candidates_are_averaged() -> None:
     solvers = {}
-    for m in (9, 10):
+    for m in (29, 30):
         blocks, y = few(m)
         blocks[1] = blocks[2] + 0.01  # the same information: tied whatever is said of the images
         for combine in ("auto", "pick", "average"):
             phase = ProbePhase(candidates=((2,), (1,)), combine=combine)  # type: ignore[arg-type]
             solvers[m, combine] = fit_probe(phase, blocks, y, 4).solver
     assert solvers == {
-        (9, "auto"): "average", (9, "pick"): "logistic", (9, "average"): "average",
-        (10, "auto"): "logistic", (10, "pick"): "logistic", (10, "average"): "average",
+        (29, "auto"): "average", (29, "pick"): "logistic", (29, "average"): "average",
+        (30, "auto"): "logistic", (30, "pick"): "logistic", (30, "average"): "average",
     }  # fmt: skip
     blocks, y = taps()
     clear = fit_probe(ProbePhase(candidates=((0,), (1,)), combine="average"), blocks, y, 3)

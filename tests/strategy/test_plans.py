@@ -43,11 +43,11 @@ def test_heads_alone() -> None:
     assert probing(plan("linear")).candidates == ((4,),)
     assert probing(plan("linear")).fit_on == "train+val"
     several = probing(plan("multistage")).candidates
-    assert several == ((4,), (3,), (2,), (1,), (3, 4), (1, 2, 3, 4))
+    assert several == ((4,), (3, 4), (1, 2, 3, 4))
 
 
 def test_the_first_head_reads_the_last_stage_or_the_best_ones() -> None:
-    several = ((4,), (3, 4), (1, 2, 3, 4))  # without the last stage there would be nothing for it to learn
+    several = probing(plan("multistage")).candidates
     for name in ("partial", "lp-ft", "full", "norm-bias"):
         assert probing(plan(name)).candidates == ((4,),)
         for asked, candidates in (("best", several), ("last", ((4,),))):
