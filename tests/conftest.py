@@ -52,6 +52,37 @@ def write_pictures(root: Path, per_class: int = 12, side: int = 32) -> Path:
     return root
 
 
+def write_tables(root: Path, n: int = 72, side: int = 32) -> Path:
+    """Pictures with stripes, a disc, both or nothing, on a ground of some brightness; labels.csv and numbers.csv."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:side, :side]
+    disc = (x - side / 2) ** 2 + (y - side / 2) ** 2 < side**2 / 9
+    labels, numbers = [], []
+    for i in range(n):
+        names, light = (
+            [name for k, name in enumerate(("disc", "stripes")) if (i >> k) & 1],
+            rng.uniform(40, 160),
+        )
+        plane = light + 60 * np.sin(y * 0.9) * ("stripes" in names) + 70 * disc * ("disc" in names)
+        noisy = plane[:, :, None] + rng.normal(0, 8, (side, side, 3))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / f"{i:02d}.png")
+        labels.append("|".join(names))
+        numbers.append(f"{1000 + 10 * light:.2f}")
+    for name, header, column in (("labels", "label", labels), ("numbers", "light", numbers)):
+        rows = [f"{i:02d}.png,{text}" for i, text in enumerate(column)]
+        (root / f"{name}.csv").write_text("\n".join([f"path,{header}", *rows]))
+    return root
+
+
+@pytest.fixture(scope="session")
+def table_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """72 small pictures, their labels in labels.csv, a number each in numbers.csv. Not to be written to."""
+    return write_tables(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture(scope="session")
 def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """36 small pictures in three class folders. Not to be written to."""

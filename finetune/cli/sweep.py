@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,10 @@ _SHOWN = 5
 @click.option(
     "--processes", type=int, default=1, show_default=True, metavar="P", help="That share the trials."
 )
-@click.option("--metric", default="log-loss", show_default=True, help="log-loss or accuracy, of validation.")
+@click.option(
+    "--metric", metavar="NAME",
+    help="Of validation: log-loss (default) or accuracy; of labels log-loss or f1; of a number squared-error or r2.",
+)  # fmt: skip
 @click.option("--sampler", default="tpe", show_default=True, help="tpe, random or grid.")
 @click.option("--pruner", default="median", show_default=True, help="median, asha or none.")
 @click.option("--storage", metavar="FILE", help="Where the trials are kept; .db for SQLite.")
@@ -45,7 +49,7 @@ _SHOWN = 5
 @click.option("--quiet", is_flag=True, help="Print the result only.")
 def sweep(
     overrides: tuple[str, ...], spaces: tuple[str, ...], data: str | None, recipe: str | None, trials: int,
-    time_limit: str | None, processes: int, metric: str, sampler: str, pruner: str, storage: str | None,
+    time_limit: str | None, processes: int, metric: str | None, sampler: str, pruner: str, storage: str | None,
     out: str | None, quiet: bool, **keys: Any,
 ) -> None:  # fmt: skip
     """Try a recipe with other values, keep the best by validation, test it once.
@@ -74,23 +78,26 @@ def sweep(
 def show_sweep(found: SweepResult, story: Any, quiet: bool) -> None:
     """The best five with their intervals, the verdict, where everything is."""
     from finetune.search.board import brief, interval
+    from finetune.search.measure import named, shown
+
+    def figure(score: float) -> str:
+        return "-" if math.isnan(score) else shown(score, found.task)
 
     story.bar.close()
     rows = []
     for row in found.top[:_SHOWN]:
-        low, high = interval(row, found.images)
+        low, high = (figure(end) for end in interval(row, found.images, found.task))
         values = (
             "default"
             if row.default
             else ", ".join(f"{key.rpartition('.')[2]}={brief(value)}" for key, value in row.values.items())
         )
         rows.append(
-            (row.name, f"{row.log_loss:.3f}", screen.percent(row.accuracy),
-             f"{screen.percent(low)} to {screen.percent(high)}", row.epochs or "-", values)
+            (row.name, f"{row.log_loss:.3f}", figure(row.accuracy), f"{low} to {high}", row.epochs or "-", values)
         )  # fmt: skip
     if rows:
         screen.heading(f"The best on {found.images:,} validation images")
-        columns = ("trial", "log-loss", "accuracy", "95% interval", "epochs", "values")
+        columns = ("trial", found.task.loss_name, named(found.task), "95% interval", "epochs", "values")
         screen.show(screen.table(columns, rows, right=(1, 2, 3, 4), shrink=5))
         screen.say()
     screen.say(found.verdict)

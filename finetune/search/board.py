@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetune.evaluation.scores import bootstrap
 from finetune.evaluation.table import write_rows
 from finetune.interval import wilson
+from finetune.search.measure import SCORES, column, loss_of, named, shown
 from finetune.search.space import Dimension
 from finetune.search.trial import Outcome
+from finetune.task import SINGLE_LABEL, Task
 
 if TYPE_CHECKING:
     import optuna
@@ -36,9 +39,9 @@ class Row:
     values: dict[str, Any]
     epochs: int = 0
     log_loss: float = math.nan
-    """Of the validation images, nats."""
+    """Of the validation images: of another task than single-label its own loss."""
     accuracy: float = math.nan
-    """Of the validation images, a share."""
+    """Of the validation images: of another task its own score, F1 or R2."""
     seconds: float = math.nan
     reason: str = ""
     """Why it did not finish."""
@@ -51,16 +54,17 @@ class Row:
 
     def value(self, metric: str) -> float:
         """What is searched for, the lower the better."""
-        return -self.accuracy if metric == "accuracy" else self.log_loss
+        return -self.accuracy if metric in SCORES else self.log_loss
 
-    def told(self) -> str:
+    def told(self, task: Task = SINGLE_LABEL) -> str:
         """One line of the story."""
         what = (
             "default" if self.default else ", ".join(f"{_leaf(k)}={brief(v)}" for k, v in self.values.items())
         )
         if self.state != "complete":
             return f"{self.name} {self.state}: {self.reason or 'interrupted'} ({what})"
-        return f"{self.name}: log-loss {self.log_loss:.3f}, {100 * self.accuracy:.1f}% ({what})"
+        score = shown(self.accuracy, task) if task.plain else f"{named(task)} {shown(self.accuracy, task)}"
+        return f"{self.name}: {task.loss_name} {self.log_loss:.3f}, {score} ({what})"
 
 
 def trial_name(stage: str, number: int) -> str:
@@ -105,13 +109,13 @@ def default_for(best: Row, rows: Sequence[Row]) -> Row | None:
     return alike[0] if alike else None
 
 
-def verdict(best: Row, default: Row | None, rivals: int, metric: str) -> str:
+def verdict(best: Row, default: Row | None, rivals: int, metric: str, task: Task = SINGLE_LABEL) -> str:
     """Whether the best of so many trials beats the default on the same validation images by more than luck.
 
     The paired difference is held against the quantile that the luckiest of ``rivals`` trials without any
     merit would reach in one sweep of twenty (Bonferroni).
     """
-    what = "accuracy" if metric == "accuracy" else "log-loss"
+    what = named(task) if metric == task.score else task.loss_name
     if default is None:
         return "The default did not finish on as many epochs: nothing to compare the best with."
     if best.number == default.number:
@@ -119,14 +123,14 @@ def verdict(best: Row, default: Row | None, rivals: int, metric: str) -> str:
     mine, theirs = Outcome.load(best.path), Outcome.load(default.path)
     if mine is None or theirs is None or len(mine.losses) != len(theirs.losses):
         return "The trials' validation figures are gone: the best cannot be compared with the default."
-    if metric == "accuracy":
+    if metric == task.score:
         gain = mine.right.astype(np.float64) - theirs.right
     else:
         gain = theirs.losses - mine.losses
     n = len(gain)
     error = float(gain.std(ddof=1) / math.sqrt(n)) if n > 1 else math.inf
     limit = NormalDist().inv_cdf(1 - 0.05 / max(1, rivals))
-    unit, scale, digits = (" points", 100.0, 1) if metric == "accuracy" else ("", 1.0, 3)
+    unit, scale, digits = (" points", 100.0, 1) if metric in ("accuracy", "f1") else ("", 1.0, 3)
     size = f"{scale * float(gain.mean()):.{digits}f}{unit} +- {scale * error:.{digits}f}"
     told = f"{best.name} is better than the default by {size} of {what} (paired, {n} validation images)"
     if float(gain.mean()) > limit * error:
@@ -134,15 +138,26 @@ def verdict(best: Row, default: Row | None, rivals: int, metric: str) -> str:
     return f"{told}: no more than the luckiest of {rivals} trials may show. The default is as good a choice."
 
 
-def interval(row: Row, images: int) -> tuple[float, float]:
-    """95% interval of the accuracy (Wilson)."""
-    return wilson(round(row.accuracy * images), images)
+def interval(row: Row, images: int, task: Task = SINGLE_LABEL) -> tuple[float, float]:
+    """95% interval of the score: Wilson's of an accuracy; else by the bootstrap over the images, of R2 with the
+    variance held; NaN where the trial's figures are gone."""
+    if task.plain:
+        return wilson(round(row.accuracy * images), images)
+    kept = Outcome.load(row.path)
+    if kept is None:
+        return math.nan, math.nan
+    scores = kept.right
+    (ends,) = bootstrap(
+        lambda draw: (float(scores[draw].mean()),), (kept.accuracy,), len(scores), float(len(scores))
+    )
+    return ends
 
 
-def write_csv(path: Path, rows: Sequence[Row], space: Sequence[Dimension]) -> None:
+def write_csv(path: Path, rows: Sequence[Row], space: Sequence[Dimension], task: Task = SINGLE_LABEL) -> None:
     """trials.csv: one row a trial, a column a key."""
     keys = [d.key for d in space]
-    columns = ("trial", "state", "default", "log_loss", "accuracy", "epochs", "seconds", "reason", *keys)
+    figures = (column(loss_of(task)), task.score)
+    columns = ("trial", "state", "default", *figures, "epochs", "seconds", "reason", *keys)
     table = [
         (
             row.name, row.state, "yes" if row.default else "", _cell(row.log_loss), _cell(row.accuracy),

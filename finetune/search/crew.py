@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from finetune.search import study as studies
 from finetune.search.settings import Settings, Stage
 from finetune.search.space import Dimension, Value, grid, settled
 from finetune.search.trial import Dropped, Outcome, Watch, run_trial, slim
+from finetune.task import Task
 
 if TYPE_CHECKING:
     import optuna
@@ -63,6 +65,18 @@ class Crew:
             name, storage = f"{self.out.name} {stage}", Path(self.settings.storage)
             self._studies[stage] = studies.open_study(storage, name, self.settings.maximize)
         return self._studies[stage]
+
+    @property
+    def task(self) -> Task:
+        """What all trials learn."""
+        return self.setup.bundle.task
+
+    @cached_property
+    def chance(self) -> float:
+        """The training loss of guessing."""
+        from finetune.training.objectives import objective_of
+
+        return objective_of(self.setup.bundle.train).chance
 
     def rows(self) -> list[board.Row]:
         """All trials of all stages."""
@@ -141,7 +155,7 @@ class Crew:
         default = bool(trial.user_attrs.get("default"))
         path = self.out / "trials" / board.trial_name(stage.name, trial.number)
         watch = Watch(
-            self.listener, trial, metric=self.settings.metric, classes=len(self.setup.bundle.classes),
+            self.listener, trial, metric=self.settings.metric, chance=self.chance,
             keep=default, deadline=self.deadline, alive=self.alive,
         )  # fmt: skip
         state = TrialState.PRUNED
@@ -244,7 +258,7 @@ class Crew:
         for row in self.rows():
             if row.state in ("complete", "pruned", "failed") and row.name not in self._announced:
                 self._announced.add(row.name)
-                self.listener.on_message(row.told())
+                self.listener.on_message(row.told(self.task))
 
 
 def _counts(state: str, reason: str) -> bool:

@@ -12,6 +12,7 @@ import yaml
 from finetune.errors import RunError, must
 from finetune.files import atomic_write_text
 from finetune.recipe import Recipe, read_yaml
+from finetune.search.measure import SCORES
 from finetune.search.space import Dimension, parse_space
 
 FILE = "sweep.yaml"
@@ -63,7 +64,7 @@ class Settings:
     @property
     def maximize(self) -> bool:
         """Whether more of the metric is better."""
-        return self.metric == "accuracy"
+        return self.metric in SCORES
 
     def stages(self, trials: int) -> tuple[Stage, ...]:
         """How so many trials are divided."""

@@ -15,6 +15,7 @@ import yaml
 from finetune.errors import ConfigError, did_you_mean, must
 from finetune.recipe import Recipe, known_keys, read_yaml
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
+from finetune.task import REGRESSION, SINGLE_LABEL, Task
 
 Value = float | int | str | bool | None
 _SPEC = re.compile(r"^\s*(\w+)\s*\((.*)\)\s*$", re.DOTALL)
@@ -158,15 +159,18 @@ def parse_space(given: str | Path | Mapping[str, Any] | Iterable[str]) -> tuple[
     return tuple(space.values())
 
 
-def default_space(plan: Plan) -> tuple[Dimension, ...]:
+def default_space(plan: Plan, task: Task = SINGLE_LABEL) -> tuple[Dimension, ...]:
     """What is worth varying for a plan: rates a decade around its own, regularisation, augmentation; for a head
-    alone its kind and the norms' statistics."""
+    alone its kind (where the task has several) and the norms' statistics, and of heads on several stages whether one
+    or the mean of the best answers. What the task has no place for is left out."""
     phase = next((p for p in plan.phases if isinstance(p, GradientPhase)), None)
     if phase is None:
-        return (
-            Dimension("probe.solver", "choice", choices=("logistic", "ridge", "lda", "centroid")),
-            Dimension("probe.norms", "choice", choices=("source", "target")),
-        )
+        norms = Dimension("probe.norms", "choice", choices=("source", "target"))
+        if len(task.solvers) > 1:
+            return Dimension("probe.solver", "choice", choices=task.solvers), norms
+        several = any(isinstance(p, ProbePhase) and len(p.candidates) > 1 for p in plan.phases)
+        combine = Dimension("probe.combine", "choice", choices=("pick", "average"))
+        return (norms, combine) if several else (norms,)
 
     found = [
         Dimension("train.lr", "log", _short(phase.lr / 10), _short(min(1000.0, phase.lr * 10))),
@@ -175,6 +179,8 @@ def default_space(plan: Plan) -> tuple[Dimension, ...]:
         Dimension("train.label_smoothing", "uniform", 0.0, 0.2),
         Dimension("train.augment", "choice", choices=("none", "light", "standard", "strong")),
     ]
+    if task == REGRESSION:
+        found = [d for d in found if d.key != "train.label_smoothing"]
     if phase.stage_decay < 1:
         found.append(Dimension("train.stage_decay", "uniform", 0.5, 1.0))
     return tuple(found)

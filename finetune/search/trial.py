@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from finetune.advice import Setup, planned
 from finetune.events import Listener
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
+from finetune.search.measure import SCORES
 from finetune.strategy.plan import GradientPhase, Plan
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TOO_MUCH = 3.0
 """A trial whose cost exceeds this many times its first, and that of guessing, is stopped."""
 VAL = "val.npz"
-"""In a trial's folder: ``losses`` (V,) float64 nats and ``right`` (V,) bool of each validation image."""
+"""In a trial's folder: ``losses`` (V,) float64 and ``right`` (V,) bool or float64 of each validation image."""
 
 
 class Dropped(Exception):
@@ -36,19 +36,19 @@ class Outcome:
     """What a finished trial says of the validation images."""
 
     losses: np.ndarray
-    """(V,) nats."""
+    """(V,) of the task, see evaluation/each.py: of classes nats."""
     right: np.ndarray
-    """(V,) bool."""
+    """(V,) score of each image: of classes bool, of another task float64."""
     seconds: float
 
     @property
     def log_loss(self) -> float:
-        """Mean, nats."""
+        """Mean of the losses, whatever the task calls it."""
         return float(self.losses.mean())
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers."""
+        """Mean of the scores: of classes the share of right answers, else F1 or R2."""
         return float(self.right.mean())
 
     def save(self, folder: Path) -> None:
@@ -66,7 +66,10 @@ class Outcome:
 
 
 class Watch(Listener):
-    """Hands a trial's figures to its pruner and drops it where it is hopeless or the time is up."""
+    """Hands a trial's figures to its pruner and drops it where it is hopeless or the time is up.
+
+    ``metric``: see measure.py; ``chance``: the training loss of answers that do not look at the image.
+    """
 
     def __init__(
         self,
@@ -74,15 +77,15 @@ class Watch(Listener):
         trial: optuna.Trial,
         *,
         metric: str,
-        classes: int,
+        chance: float,
         keep: bool = False,
         deadline: float | None = None,
         alive: Any = lambda: True,
     ) -> None:
         self.outer, self.trial, self.keep, self.deadline, self.alive = outer, trial, keep, deadline, alive
-        self._key = "val_accuracy" if metric == "accuracy" else "val_loss"
+        self._key = f"val_{metric}" if metric in SCORES else "val_loss"
         self._first: float | None = None
-        self._guess = math.log(classes)
+        self._guess = chance
         self._epochs = 0
 
     def on_row(self, row: dict[str, Any]) -> None:
@@ -124,6 +127,7 @@ def run_trial(recipe: Recipe, setup: Setup, path: Path, listener: Listener) -> O
 
     ``finetune resume`` makes a whole run of the folder. Raises FinetuneError and what the listener raises.
     """
+    from finetune.evaluation.each import each_loss, each_score
     from finetune.evaluation.predict import predict_images
     from finetune.pipeline import starting_backbone
     from finetune.training.execute import execute
@@ -141,15 +145,13 @@ def run_trial(recipe: Recipe, setup: Setup, path: Path, listener: Listener) -> O
     with tracked(recipe, path, listener, False) as told:
         unchecked = recipe.override("train.preflight=false")  # trials are many, and alike in what it looks at
         backbone = execute(plan, backbone, bundle, unchecked, path, told)
-    probabilities = predict_images(
+    answers = predict_images(
         backbone, bundle.val, cache=untouched(plan) and recipe.probe.cache, threads=recipe.data.workers
     )
-    labels = bundle.val.labels
-    p = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    losses = -np.log(np.clip(p, np.finfo(np.float32).eps, 1))  # as evaluation.metrics.log_loss
+    judged = (bundle.task, bundle.val.targets, answers)
     seconds = time.perf_counter() - began
     folder.write_json("timing.json", {"seconds": seconds})
-    outcome = Outcome(losses, probabilities.argmax(axis=1) == labels, seconds)
+    outcome = Outcome(each_loss(*judged), each_score(*judged), seconds)
     outcome.save(path)
     return outcome
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from finetune.search.board import Row
 from finetune.search.settings import Stage
 from finetune.search.space import Dimension
 from finetune.search.trial import Dropped, Outcome, Watch
+from finetune.task import MULTI_LABEL, REGRESSION, Task
 
 RNG = np.random.default_rng(0)
 
@@ -45,6 +47,43 @@ def test_better_is_said_only_beyond_noise_and_luck(tmp_path: Path) -> None:
     assert "no more than the luckiest of 50 trials" in board.verdict(lucky, default, 50, "log-loss")
     assert board.verdict(default, default, 5, "log-loss") == "No trial was better than the default."
     assert "nothing to compare" in board.verdict(clear, None, 5, "log-loss")
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "what", "value"),
+    [
+        (MULTI_LABEL, "f1", r"by 10\.0 points \+- 1\.\d of F1 \(paired, 200", -0.75),
+        (REGRESSION, "r2", r"by 0\.100 \+- 0\.01\d of R2 \(paired, 200", -0.75),
+        (REGRESSION, "squared-error", r"by 0\.100 \+- 0\.01\d of squared error \(paired, 200", 0.25),
+    ],
+)
+def test_other_tasks_are_judged_by_their_own_figures(
+    tmp_path: Path, task: Task, metric: str, what: str, value: float
+) -> None:
+    def finished(number: int, losses: np.ndarray, default: bool) -> Row:
+        path = tmp_path / str(number)
+        path.mkdir()
+        outcome = Outcome(losses, 1 - losses, 1.0)
+        outcome.save(path)
+        return Row("fine", number, "complete", default, {"train.lr": 0.1}, 4, outcome.log_loss, outcome.accuracy,
+                   1.0, path=path)  # fmt: skip
+
+    noise = np.resize([0.1, -0.1], 200)
+    default = finished(0, np.full(200, 0.35), True)
+    better = finished(1, np.full(200, 0.25) + np.sqrt(2) * noise, False)
+    assert better.value(metric) == pytest.approx(value)
+    assert board.best_of([default, better], metric) is better
+    said = board.verdict(better, default, 3, metric, task)
+    assert re.search(what, said), said
+    assert "more than luck among 3 trials" in said
+    low, high = board.interval(better, 200, task)
+    error = np.sqrt(2) * 0.1 / np.sqrt(200)
+    assert (low, high) == pytest.approx((0.75 - 1.96 * error, 0.75 + 1.96 * error), abs=0.004)
+    assert f": {task.loss_name} 0.250, {'R2 0.750' if task == REGRESSION else 'F1 75.0%'} (" in better.told(
+        task
+    )
+    (better.path / "val.npz").unlink()
+    assert np.isnan(board.interval(better, 200, task)).all()
 
 
 def test_whole_schedules_rank_before_short_ones(tmp_path: Path) -> None:
@@ -93,7 +132,7 @@ class FakeTrial:
 def watch(trial: FakeTrial, **keys: Any) -> Watch:
     from finetune.events import Listener
 
-    return Watch(Listener(), trial, **{"metric": "log-loss", "classes": 10, **keys})  # type: ignore[arg-type]
+    return Watch(Listener(), trial, **{"metric": "log-loss", "chance": np.log(10), **keys})  # type: ignore[arg-type]
 
 
 def epoch(number: int, loss: float, val: float) -> dict[str, Any]:
@@ -123,6 +162,15 @@ def test_the_pruner_sees_each_epoch_and_spares_the_default() -> None:
     assert trial.reported == [(0.5, 1), (0.5, 2)]
     spared = watch(FakeTrial(prune_at=1), keep=True)
     spared.on_row(epoch(1, 1.0, 1.0))
+
+
+def test_the_pruner_sees_the_score_of_another_task() -> None:
+    trial = FakeTrial()
+    looking = watch(trial, metric="r2", chance=1.0)
+    looking.on_row({"kind": "epoch", "epoch": 1, "loss": 2.9, "val_loss": 0.4, "val_r2": 0.6})
+    assert trial.reported == [(0.6, 1)]
+    with pytest.raises(Dropped, match="cost 8.8 is"):
+        looking.on_row({"kind": "step", "loss": 8.8})
 
 
 def test_a_trial_ends_with_the_time_and_with_its_parent() -> None:

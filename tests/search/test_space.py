@@ -12,6 +12,7 @@ from finetune.errors import ConfigError
 from finetune.recipe import Recipe
 from finetune.search.space import Dimension, default_space, grid, parse_space, settled, values_of
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
+from finetune.task import MULTI_LABEL, REGRESSION
 
 TUNED = Plan(
     strategy="lp-ft",
@@ -112,6 +113,16 @@ def test_the_default_is_a_point_of_its_own_space() -> None:
     assert (lr.low, lr.high) == (0.001, 0.1)
     outside = parse_space(["lr=log(0.1,1)", "augment=choice(none,light)"])
     assert values_of(TUNED, Recipe(), outside) == {"train.augment": "light"}
+
+
+def test_other_tasks_vary_what_they_have_a_place_for() -> None:
+    keys = {d.key for d in default_space(TUNED)}
+    assert {d.key for d in default_space(TUNED, MULTI_LABEL)} == keys
+    assert {d.key for d in default_space(TUNED, REGRESSION)} == keys - {"train.label_smoothing"}
+    one, several = (Plan(strategy="x", phases=(ProbePhase(candidates=c),)) for c in (((4,),), ((3,), (4,))))
+    assert {d.key for d in default_space(one, MULTI_LABEL)} == {"probe.norms"}
+    assert {d.key for d in default_space(several, REGRESSION)} == {"probe.norms", "probe.combine"}
+    assert {d.key for d in default_space(several)} == {"probe.solver", "probe.norms"}
 
 
 def test_a_head_alone_has_a_space_too() -> None:
