@@ -101,7 +101,9 @@ class DataRecipe(Section):
     """Seeds the splits and limit_per_class; default: the recipe's seed. The same in runs of several seeds, they can
     be compared and put together on one test split."""
     limit_per_class: int | None = Field(None, ge=1)
-    """Use at most this many training images of each class (drawn with the seed)."""
+    """Use at most this many training images of each class (drawn with the seed). Where the task is regression: of each
+    tenth of the numbers (of each number where there are at most ten). Where it is multi-label: this many of each label
+    and of images without any, or all where there are fewer; frequent labels come along with rare ones and have more."""
     image_size: int | None = Field(None, ge=16, le=1024)
     """Side of the square network input, in pixels; default: the backbone card's own."""
     normalise: Literal["backbone", "data", "mean-image"] = "backbone"

@@ -10,13 +10,18 @@ import numpy as np
 from finetune.data.folds import folds_of
 from finetune.data.imageset import DataBundle, ImageSet, Joined, Quarantined
 from finetune.data.splits import carve, carve_groups, limit
-from finetune.data.stratify import carve_labels
+from finetune.data.stratify import carve_labels, limit_labels
 from finetune.errors import ConfigError, DataError, must
 from finetune.recipe import DataRecipe
 from finetune.task import MULTI_LABEL, REGRESSION
 
 _SHOWN = 5
 _BY = {"single-label": "class", "multi-label": "label", "regression": "value"}
+_LIMIT = {
+    "single-label": "At most {} images a class",
+    "multi-label": "{} images of each label and of none, or all where there are fewer, and what else those have,",
+    "regression": "At most {} images of each tenth of the numbers",
+}
 
 
 def split_sets(
@@ -45,7 +50,8 @@ def split_sets(
     validates, and a given test set is left alone.
 
     ``limit_per_class`` bounds what training may see of a class: the training and validation images together
-    where validation is carved out of train, each of the two where both are given. The test set is never cut.
+    where validation is carved out of train, each of the two where both are given. The test set is never cut. Of
+    labels see ``limit_labels``; numbers are limited in each of the groups that they are stratified by.
 
     Args:
         given: sets by "all", "train", "val", "test"; all with the same classes.
@@ -64,11 +70,6 @@ def split_sets(
     told += _divided(groups or {}, called)
     val, test = given.get("val"), given.get("test")
     share = recipe.val_fraction
-    if recipe.limit_per_class is not None and not pool.task.plain:
-        raise ConfigError(
-            must("data.limit_per_class", f"left out where the task is {pool.task.name}", recipe.limit_per_class,
-                 "Only classes can be limited one by one.")
-        )  # fmt: skip
     if recipe.folds is not None:
         if val is not None:
             pool, tracks = Joined(pool, val), _joined_tracks(pool, val, groups or {}, main)
@@ -99,12 +100,12 @@ def split_sets(
         kept, held = tracks.carve(pool, recipe.test_fraction, seed)
         pool, test = pool.subset(kept), pool.subset(held)
     if recipe.limit_per_class is not None:
-        few = limit(pool.labels, recipe.limit_per_class, seed)
+        few = _limited(pool, recipe.limit_per_class, seed)
         pool = pool.subset(few)
         tracks.keep(few)
-        val = val.subset(limit(val.labels, recipe.limit_per_class, seed)) if val is not None else None
+        val = val.subset(_limited(val, recipe.limit_per_class, seed)) if val is not None else None
         what = "of which validation takes its share" if val is None else "in training and in validation"
-        told.append(f"At most {recipe.limit_per_class} images a class are used, {what}.")
+        told.append(f"{_LIMIT[pool.task.name].format(recipe.limit_per_class)} are used, {what}.")
     if val is None:
         kept, held = tracks.carve(pool, share, seed)
         pool, val = pool.subset(kept), pool.subset(held)
@@ -113,6 +114,13 @@ def split_sets(
     told += _rare(pool, val, test)
     told += _leaks(pool, val, test)
     return DataBundle(pool, val, test, quarantined=quarantined, notes=tuple(told), source=source)
+
+
+def _limited(images: ImageSet, most: int, seed: int) -> np.ndarray:
+    """Indices of the images that data.limit_per_class leaves."""
+    if images.task == MULTI_LABEL:
+        return limit_labels(images.targets, most, seed)
+    return limit(images.labels, most, seed)  # of numbers: their tenths
 
 
 def _fold(pool: ImageSet, recipe: DataRecipe, seed: int, tracks: _Tracks) -> tuple[np.ndarray, np.ndarray]:
@@ -270,8 +278,13 @@ def _require_some(train: ImageSet, val: ImageSet, test: ImageSet, recipe: DataRe
         if len(part):
             continue
         if not train.task.plain:
+            more = (
+                "Add images."
+                if recipe.limit_per_class is None
+                else "Raise data.limit_per_class, or add images."
+            )
             raise DataError(must("The images", "enough for training, validation and test sets",
-                                 f"{len(train)} for training and no {name} images", "Add images."))  # fmt: skip
+                                 f"{len(train)} for training and no {name} images", more))  # fmt: skip
         most = np.bincount(train.labels, minlength=1).max()
         if name == "validation" and recipe.limit_per_class == 1:
             raise DataError(

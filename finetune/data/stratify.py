@@ -12,7 +12,7 @@ import numpy as np
 
 from finetune.data.splits import components
 
-_SEED = 4
+_SEED, _LIMIT = 4, 6
 
 
 def carve_labels(
@@ -40,6 +40,39 @@ def label_folds(values: np.ndarray, folds: int, seed: int) -> np.ndarray:
     True
     """
     return distribute(values, np.arange(len(values)), (1 / folds,) * folds, seed)
+
+
+def limit_labels(values: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Ascending indices that give every label ``most`` images, or all it has, with few more than that takes.
+
+    Having none of the labels counts as one more label. In each of ``most`` rounds the labels are gone through, the
+    rarest first, and one that lacks an image of that round gets its next one, drawn with the seed. What comes along
+    counts too, so frequent labels are mostly served by the images of rare ones, and have more than ``most``.
+    Nested: the choice of a smaller ``most`` is a subset of that of a larger one with the same seed.
+
+    >>> values = np.array([[1, 1], [1, 0], [1, 1], [0, 0], [0, 0]])
+    >>> chosen = limit_labels(values, 1, 0)
+    >>> values[chosen].sum(axis=0).tolist(), len(chosen)
+    ([1, 1], 2)
+    """
+    has = values > 0
+    has = np.concatenate([has, ~has.any(axis=1, keepdims=True)], axis=1)
+    counts = has.sum(axis=0)
+    if len(values) == 0 or most >= counts.max():
+        return np.arange(len(values))
+    drawn = []
+    for label in range(has.shape[1]):
+        members = np.flatnonzero(has[:, label])
+        drawn.append(iter(np.random.default_rng((seed, _LIMIT, label)).permutation(members).tolist()))
+    chosen, got = np.zeros(len(values), dtype=bool), np.zeros(len(counts), dtype=np.int64)
+    rarest_first = np.argsort(counts, kind="stable").tolist()
+    for wanted in range(1, most + 1):
+        for label in rarest_first:
+            if got[label] < min(wanted, counts[label]):
+                one = next(i for i in drawn[label] if not chosen[i])
+                chosen[one] = True
+                got += has[one]
+    return np.flatnonzero(chosen)
 
 
 def distribute(values: np.ndarray, unit: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:

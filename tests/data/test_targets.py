@@ -15,7 +15,7 @@ from finetune.data.load import from_datasets, load_data
 from finetune.data.profile import profile
 from finetune.data.stratify import carve_labels, label_folds
 from finetune.data.targets import strata_of_numbers
-from finetune.errors import ConfigError, DataError
+from finetune.errors import DataError
 from finetune.recipe import DataRecipe
 
 
@@ -157,11 +157,7 @@ def test_refused(tmp_path: Path, labels: list[str], keys: dict[str, Any], messag
         load(write_table(tmp_path, labels), **keys)
 
 
-def test_limits_and_unknown_labels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"data.limit_per_class must be left out where the task is multi-label"
-    ):
-        load(write_table(tmp_path, LISTS), limit_per_class=3)
+def test_unknown_labels_are_refused(tmp_path: Path) -> None:
     split = ["train"] * 28 + ["test"] * 4
     table = write_table(tmp_path, [*LISTS[:31], "z|a"], split=split)
     with pytest.raises(DataError, match=r"test must only hold labels of train. Got 'z' \(1 images\) instead"):
