@@ -191,9 +191,10 @@ def _numbers(recipe: Recipe) -> range:
 
 
 def _shown(name: str, value: float, metric: str = "") -> str:
-    """A figure in words: shares in per cent, errors as they are."""
-    figure = f"{value:.4g}" if (metric or name) in ("mae", "rmse") else f"{value:.1%}"
-    return f"{name.replace('_', ' ')} {figure}".strip()
+    """A figure in words."""
+    from finetune.evaluation.scores import in_figures
+
+    return f"{name.replace('_', ' ')} {in_figures(metric or name, value)}".strip()
 
 
 class _First(Listeners):

@@ -18,7 +18,7 @@ from finetune import Classifier
 from finetune.api import advise, open_run, run
 from finetune.cli.app import cli
 from finetune.data.transforms import evaluate_pixels
-from finetune.errors import ConfigError, DataError, RunError
+from finetune.errors import ConfigError, DataError
 from tests.conftest import write_tables
 
 N = 72
@@ -165,14 +165,8 @@ def test_auto_measures_what_the_task_has(folder: Path, table: str, measure: str)
     assert all(-1 <= score.value <= 1 for score in decision.evidence.stages)
 
 
-def test_what_compares_classes_is_refused(
-    labelled: Path, numbered: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_a_loss_of_classes_is_refused(folder: Path, tmp_path: Path) -> None:
     data = {"path": str(folder / "numbers.csv"), "label_column": "light", "image_size": 32}
-    from finetune.ensemble.candidates import read_candidates
-
-    with pytest.raises(RunError, match="must be single-label, to be put together. Got multi-label instead"):
-        read_candidates([labelled, numbered])
     with pytest.raises(
         ConfigError, match="train.loss must be mse or l1 or huber where the task is regression"
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,10 +46,10 @@ def ensemble(
     quiet: bool,
     **recipe: Any,
 ) -> None:
-    """Put finished RUNs of the same classes together: the mean of their probabilities.
+    """Put finished RUNs of the same task and classes together: the mean of their probabilities, or of their numbers.
 
-    The result is a folder that predict, evaluate and the Python API take like a run. It says the accuracy of
-    each member and of the whole, on test images that none of them saw.
+    The result is a folder that predict, evaluate and the Python API take like a run. It says the accuracy (or the
+    task's own figures) of each member and of the whole, on test images that none of them saw.
     """
     _refuse_nonsense(greedy, soup, bag, select, recipe)
     from finetune.cli.story import Story
@@ -98,23 +99,35 @@ def _show(found: Run) -> None:
         (found.folder.read_json(name)["members"] for name in ("ensemble.json", "soup.json")
          if (found.path / name).is_file()), []
     )  # fmt: skip
+    from finetune.evaluation.scores import main_figure
+
+    metric, _ = main_figure(found.result["test"])
     rows = []
     for member in members:
-        low, high = member["interval"]
         share = f"{member['weight']:.2f}" if "weight" in member else "yes" if member["taken"] else "no"
-        span = f"{screen.percent(low)} to {screen.percent(high)}"
-        rows.append((member["run"], share, screen.percent(member["accuracy"]), span))
+        rows.append((member["run"], share, *_figures(metric, member)))
     screen.show(screen.table(("run", "share", "test", "95% interval"), rows, right=(1, 2), shrink=0))
     screen.say()
     if (found.path / "bag.json").is_file():
         facts = found.folder.read_json("bag.json")
         for title, key in (("The single run on all training images", "single"), ("Out of bag", "out_of_bag")):
-            low, high = facts[key]["interval"]
-            screen.say(f"{title}: {screen.percent(facts[key]['accuracy'])} "
-                       f"({screen.percent(low)} to {screen.percent(high)})")  # fmt: skip
+            value, span = _figures(metric, facts[key])
+            screen.say(f"{title}: {value} ({span})")
     show_scores(found.result["test"], "Test {} together")
     screen.say()
     screen.say_long(f"Everything is in {found.path}")
+
+
+def _figures(metric: str, facts: dict[str, Any]) -> tuple[str, str]:
+    """The main figure of one network, and its interval."""
+
+    def shown(value: float | None) -> str:
+        if metric in ("mae", "rmse") and value is not None:
+            return f"{value:.4g}"
+        return screen.percent(math.nan if value is None else value)
+
+    low, high = facts["interval"]
+    return shown(facts[metric]), f"{shown(low)} to {shown(high)}"
 
 
 def _teller(story: Listener, quiet: bool) -> Listener:

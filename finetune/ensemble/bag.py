@@ -1,12 +1,13 @@
 """Bagging: N runs of one recipe on bootstrap resamples of its training images, and the mean of their answers.
 
 Breiman 1996, "Bagging predictors". A resample leaves out about 37% of the images; each image is answered by the
-runs that did not see it, and the accuracy of those answers (out of bag) needs no other images.
+runs that did not see it, and the accuracy (or the task's figures) of those answers (out of bag) needs no other images.
 
 A single run on the original images comes first. It decides the plan and, by cross-validation, the L2 strength
 of linear heads: within a resample the copies of an image would lie on both sides of a fold, and the least
 strength would always win. Heads other than logistic regression set their temperature by leaving one out, with
-the same fault, so bags solve heads by logistic regression only.
+the same fault, so bags solve heads by logistic regression only. Heads for a number are ridge regressions, whose
+strength is all that leaving one out decides.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ from finetune.errors import ConfigError, DataError, must
 from finetune.events import Listener, StepsOnly
 from finetune.recipe import Recipe
 from finetune.strategy.plan import Phase, Plan, ProbePhase
+from finetune.task import REGRESSION, Task
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle, ImageSet
-    from finetune.evaluation.metrics import Scores
 
 _DRAW = 3
 
 
 def bootstrap(labels: np.ndarray, seed: int, number: int) -> np.ndarray:
-    """Ascending (N,) indices drawn with replacement within each class, so that no class is lost.
+    """Ascending (N,) indices drawn with replacement within each class, so that no class is lost. Of images with labels
+    or numbers ``labels`` are the groups that splits are stratified by.
 
     >>> bootstrap(np.array([0, 0, 0, 1, 1]), seed=0, number=1).shape
     (5,)
@@ -101,7 +103,7 @@ def bag(
     With cached features linear bags only cost the solving. Raises FinetuneError.
     """
     from finetune.data.load import load_data
-    from finetune.evaluation.metrics import score
+    from finetune.evaluation.scores import in_figures, main_figure, score_images
 
     started, told = time.monotonic(), listener or Listener()
     asked = _checked(as_recipe(recipe), count)
@@ -111,12 +113,11 @@ def bag(
             must("data.path", "a folder with one sub-folder per class", None, "Use --data DIR.")
         )
     bundle = data if data is not None else load_data(asked.data, asked.seed)
-    if not bundle.task.plain:
-        raise DataError(must("The task of images to be bagged", "single-label", bundle.task.name))
     if len(bundle.train) < 2:
         raise DataError(must("The training images", "at least 2 to be resampled", len(bundle.train)))
+    asked = _solved_alike(asked, bundle.task)
     single = run(asked.override(out=str(folder.path / "single")), data=bundle, listener=told, figures=False)
-    told.on_message(f"The single run: {single.result['test']['accuracy']:.1%}.")
+    told.on_message(f"The single run: {in_figures(*main_figure(single.result['test']))}.")
     plan = Plan.from_yaml((single.path / "plan.yaml").read_text(encoding="utf-8"))
     plan = settled(plan, single.folder.read_json("training.json"))
     untouched = all(phase.kind == "probe" for phase in plan.phases)
@@ -140,15 +141,15 @@ def bag(
         answers.append(_answers(network, left, untouched and asked.probe.cache))
         tests.append(_answers(network, bundle.test, untouched and asked.probe.cache))
         draws.append(draw)
-        scores = score(bundle.test.labels, tests[-1], bundle.classes)
+        scores = score_images(bundle.test, tests[-1], bundle.classes)
         members.append({"model": f"bags/{number}/model", "weight": 1 / count, "run": f"bags/{number}",
                         **judged(scores)})  # fmt: skip
-        told.on_message(f"Bag {number} of {count}: {scores.accuracy:.1%}.")
+        told.on_message(f"Bag {number} of {count}: {in_figures(*main_figure(scores.to_dict()))}.")
     seen, mean = out_of_bag(answers, draws, n)
-    oob = score(bundle.train.labels[seen], mean, bundle.classes)
+    oob = score_images(bundle.train.subset(seen), mean, bundle.classes)
     folder.write_members("bag", members)
     folder.write_json("bag.json", {
-        "single": judged(score(bundle.test.labels, single.probabilities(bundle.test), bundle.classes)),
+        "single": judged(score_images(bundle.test, single.probabilities(bundle.test), bundle.classes)),
         "out_of_bag": {**judged(oob), "n": oob.n, "never_left_out": n - oob.n},
     })  # fmt: skip
     return _written(folder.path, single, bundle, tests, time.monotonic() - started)
@@ -156,15 +157,15 @@ def bag(
 
 def _written(path: Path, single: Run, bundle: DataBundle, tests: Sequence[np.ndarray], seconds: float) -> Run:
     from finetune.evaluation.ensembles import mean_probabilities
-    from finetune.evaluation.metrics import score
+    from finetune.evaluation.scores import score_images
     from finetune.run_folder import RunFolder
 
-    each: list[Scores] = [score(bundle.test.labels, part, bundle.classes) for part in tests]
+    each = [score_images(bundle.test, part, bundle.classes) for part in tests]
     mean = mean_probabilities(tests, [1 / len(tests)] * len(tests))
     (path / "plan.yaml").write_bytes((single.path / "plan.yaml").read_bytes())
     return write_result(
         RunFolder(path), "bag", [Candidate(single)], bundle.test, bundle.source, mean,
-        score(bundle.test.labels, mean, bundle.classes), each, [single] * len(tests),
+        score_images(bundle.test, mean, bundle.classes), each, [single] * len(tests),
         seconds - single.result["seconds"],
     )  # fmt: skip
 
@@ -179,15 +180,26 @@ def _checked(asked: Recipe, count: int) -> Recipe:
     problems = []
     if count < 2:
         problems.append(must("--bag", "at least 2 runs", count))
-    if asked.probe.solver not in ("auto", "logistic"):
-        problems.append(
-            must("probe.solver", "logistic in a bag: the others set their temperature by leaving one out, where "
-                 "an image may have a copy", repr(asked.probe.solver))
-        )  # fmt: skip
+    if asked.probe.solver not in ("auto", "logistic", "ridge"):
+        problems.append(_only_logistic(asked))
     if asked.train.snapshots is not None:
         problems.append(
             must("train.snapshots", "left out in a bag of single networks", asked.train.snapshots)
         )
     if problems:
         raise ConfigError(" ".join(problems))
-    return asked.override("probe.solver=logistic", "probe.combine=pick")
+    return asked.override("probe.combine=pick")
+
+
+def _solved_alike(asked: Recipe, task: Task) -> Recipe:
+    """With the one solver that a bag has for the task. Raises ConfigError for another one."""
+    solver = "ridge" if task == REGRESSION else "logistic"
+    if asked.probe.solver not in ("auto", solver):
+        said = must("probe.solver", "auto or ridge where the task is regression", repr(asked.probe.solver))
+        raise ConfigError(said if task == REGRESSION else _only_logistic(asked))
+    return asked.override(f"probe.solver={solver}")
+
+
+def _only_logistic(asked: Recipe) -> str:
+    return must("probe.solver", "logistic in a bag: the others set their temperature by leaving one out, where "
+                "an image may have a copy", repr(asked.probe.solver))  # fmt: skip

@@ -1,4 +1,4 @@
-"""``finetune ensemble``: the mean of finished runs' probabilities, or of their weights, tested and kept."""
+"""``finetune ensemble``: the mean of finished runs' answers, or of their weights, tested and kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.api import Run
@@ -21,6 +22,7 @@ from finetune.events import Listener
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle, ImageSet
+    from finetune.evaluation.labelled import Labelled
 
     DataLike = str | os.PathLike[str] | ImageSet | DataBundle | None
 
@@ -41,7 +43,6 @@ class Tables:
 def find_images(candidates: Sequence[Candidate], data: DataLike, select: DataLike, choosing: bool) -> Tables:
     """The images asked for, none of which taught a run what it is asked. Raises RunError and DataError."""
     from finetune.data.imageset import DataBundle
-    from finetune.evaluation.labelled import labelled_images
 
     first = candidates[0].run
     bundle: DataBundle | None = None
@@ -55,7 +56,7 @@ def find_images(candidates: Sequence[Candidate], data: DataLike, select: DataLik
     else:
         assert data is not None
         assert not isinstance(data, DataBundle)
-        found = labelled_images(data, first.classes, first.recipe.data.max_pixels)
+        found = _labelled(data, first)
         test, source = found.images, found.folder
     refuse_tested_on_trained(candidates, test)
     choose: ImageSet | None = None
@@ -66,9 +67,17 @@ def find_images(candidates: Sequence[Candidate], data: DataLike, select: DataLik
         elif isinstance(select, DataBundle):
             choose = select.val
         else:
-            choose = labelled_images(select, first.classes, first.recipe.data.max_pixels).images
+            choose = _labelled(select, first).images
         refuse_chosen_on_fitted(candidates, choose)
     return Tables(test, source, choose, bundle.train if bundle is not None else None)
+
+
+def _labelled(data: RunLike | ImageSet, run: Run) -> Labelled:
+    """Other images with what the run learned; of a table of labels or numbers by the columns that it was read by."""
+    from finetune.evaluation.labelled import labelled_images
+
+    asked = run.recipe.data
+    return labelled_images(data, run.classes, asked.max_pixels, run.task, None if run.task.plain else asked)
 
 
 def ensemble(
@@ -80,12 +89,13 @@ def ensemble(
     select: DataLike = None,
     listener: Listener | None = None,
 ) -> Run:
-    """The mean of the probabilities of finished runs of the same classes, as a folder that answers like a run.
+    """The mean of the answers of finished runs of the same classes, probabilities or numbers, as a folder that answers
+    like a run.
 
     Args:
         runs: run folders, at least two; their networks are copied, so that the result can be moved.
-        greedy: choose members and weights on validation images by forward selection with replacement
-            (``finetune.evaluation.ensembles.forward_selection``); those that are not picked are left out.
+        greedy: choose members and weights by the task's loss of validation images, by forward selection with
+            replacement (``finetune.evaluation.ensembles.forward_selection``); those that are not picked are left out.
         out: the new folder; default below runs/.
         data: test images: a folder, an image set, or the runs' own DataBundle; default: the first run's test split.
         select: images to choose on; default: the first run's validation split.
@@ -94,9 +104,10 @@ def ensemble(
         FinetuneError: other classes; test images that one of the runs saw; images to choose on that one of
             them was fitted on; a folder in use.
     """
+    from finetune.evaluation.each import mean_loss
     from finetune.evaluation.ensembles import forward_selection, mean_probabilities
-    from finetune.evaluation.metrics import score
     from finetune.evaluation.predict import predict_images
+    from finetune.evaluation.scores import score_images
 
     started, told = time.monotonic(), listener or Listener()
     folder = new_folder(out, "ensemble")
@@ -110,8 +121,9 @@ def ensemble(
         if tables.choose is not None:
             parts.append(predict_images(network, tables.choose, listener=told))
     if tables.choose is not None:
-        weights = forward_selection(parts, tables.choose.labels)
-    each = [score(tables.test.labels, part, candidates[0].run.classes) for part in tests]
+        loss = partial(mean_loss, candidates[0].run.task)
+        weights = forward_selection(parts, tables.choose.targets, loss=loss)
+    each = [score_images(tables.test, part, candidates[0].run.classes) for part in tests]
     members: list[dict[str, Any]] = []
     for candidate, weight, scores in zip(candidates, weights, each, strict=True):
         if weight == 0:
@@ -122,7 +134,7 @@ def ensemble(
         members.append({"model": model, "weight": weight, "run": str(candidate.run.path), **judged(scores)})
     folder.write_members("greedy" if greedy else "mean", members)
     probabilities = mean_probabilities(tests, weights)
-    scores = score(tables.test.labels, probabilities, candidates[0].run.classes)
+    scores = score_images(tables.test, probabilities, candidates[0].run.classes)
     answering = [candidate.run for candidate, weight in zip(candidates, weights, strict=True) if weight]
     return write_result(folder, "ensemble", candidates, tables.test, tables.source, probabilities, scores, each,
                         answering, time.monotonic() - started)  # fmt: skip
@@ -141,13 +153,14 @@ def soup(
 
     The runs must have started from the same pretrained weights and have the same architecture and head. Where
     their running statistics differ, those are re-estimated on the first run's training images, or averaged
-    where test images were given and nothing else. ``greedy`` takes a network in if validation accuracy does
-    not fall. Arguments and errors as for ``ensemble``.
+    where test images were given and nothing else. ``greedy`` takes a network in if accuracy (F1, R2) of validation
+    does not fall. Arguments and errors as for ``ensemble``.
     """
     from finetune.ensemble.soup import Pot
+    from finetune.evaluation.each import mean_score
     from finetune.evaluation.ensembles import greedy_soup
-    from finetune.evaluation.metrics import accuracy, score
     from finetune.evaluation.predict import predict_images
+    from finetune.evaluation.scores import score_images
     from finetune.zoo.create import save_backbone
 
     started, told = time.monotonic(), listener or Listener()
@@ -158,15 +171,15 @@ def soup(
     pot.train = tables.train
     classes = candidates[0].run.classes
     each = [
-        score(tables.test.labels, predict_images(c.run.backbone, tables.test, listener=told), classes)
+        score_images(tables.test, predict_images(c.run.backbone, tables.test, listener=told), classes)
         for c in candidates
     ]
     chosen = list(range(len(candidates)))
     if tables.choose is not None:
-        labels, images = tables.choose.labels, tables.choose
+        images = tables.choose
 
         def judge(ingredients: list[int]) -> float:
-            return accuracy(labels, predict_images(pot.mix(ingredients), images).argmax(axis=1))
+            return mean_score(images.task, images.targets, predict_images(pot.mix(ingredients), images))
 
         alone = [judge([i]) for i in chosen]
         chosen, _ = greedy_soup(sorted(chosen, key=lambda i: -alone[i]), judge)
@@ -185,5 +198,5 @@ def soup(
     folder.write_text("plan.yaml", (candidates[0].run.path / "plan.yaml").read_text(encoding="utf-8"))
     probabilities = predict_images(backbone, tables.test, listener=told)
     return write_result(folder, "soup", candidates, tables.test, tables.source, probabilities,
-                        score(tables.test.labels, probabilities, classes), each, [candidates[0].run],
+                        score_images(tables.test, probabilities, classes), each, [candidates[0].run],
                         time.monotonic() - started)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Finished runs that may be put together: the same classes, and images that none of them was trained on."""
+"""Finished runs that may be put together: the same task and classes, and images that none of them was trained on."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Candidate:
 def read_candidates(runs: Iterable[str | os.PathLike[str]], at_least: int = 2) -> list[Candidate]:
     """Open the runs and hold their classes against each other's.
 
-    Raises ConfigError for too few or a doubled one, RunError for unfinished runs, ensembles and other classes.
+    Raises ConfigError for too few or a doubled one, RunError for unfinished runs, ensembles, other tasks and classes.
     """
     paths = [Path(run) for run in runs]
     if len(paths) < at_least:
@@ -87,11 +87,11 @@ def read_candidates(runs: Iterable[str | os.PathLike[str]], at_least: int = 2) -
                     "Name its members' runs.",
                 )
             )
-        if not other.task.plain:
+        if other.task != first.task:
             raise RunError(
                 must(
                     f"The task of run {str(other.path)!r}",
-                    "single-label, to be put together",
+                    f"that of {str(first.path)!r} ({first.task.name}), to be put together",
                     other.task.name,
                 )
             )

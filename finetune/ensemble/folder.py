@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from finetune.data.imageset import ImageSet
     from finetune.ensemble.candidates import Candidate
-    from finetune.evaluation.metrics import Scores
+    from finetune.evaluation.scores import AnyScores
 
 _MODEL = ("config.json", "model.safetensors")
 
@@ -36,25 +36,28 @@ def copy_model(source: Path, target: Path) -> None:
         atomic_write_bytes(target / name, (source / name).read_bytes())
 
 
-def judged(scores: Scores) -> dict[str, Any]:
-    """What is kept of one network's test."""
-    return {"accuracy": scores.accuracy, "interval": list(scores.interval), "log_loss": scores.log_loss}
+def judged(scores: AnyScores) -> dict[str, Any]:
+    """What is kept of one network's test: the task's main figure, its interval, and the loss (of a number RMSE)."""
+    from finetune.evaluation.scores import main_figure
+
+    kept = scores.to_dict()
+    (main, value), loss = main_figure(kept), "log_loss" if "log_loss" in kept else "rmse"
+    return {main: value, "interval": list(scores.interval), loss: kept[loss]}
 
 
 def write_result(
     folder: RunFolder, kind: str, candidates: Sequence[Candidate], images: ImageSet, source: str,
-    probabilities: np.ndarray, scores: Scores, parts: Sequence[Scores], answering: Sequence[Run], seconds: float,
+    answers: np.ndarray, scores: AnyScores, parts: Sequence[AnyScores], answering: Sequence[Run], seconds: float,
 ) -> Run:  # fmt: skip
     """predictions.csv, splits.csv, result.json and, last, the recipe.yaml that makes the folder a run.
 
     ``parts`` are the scores of what it was made of, ``answering`` a run for each network that answers, of its size.
     """
     from finetune.ensemble.candidates import merged_rows
-    from finetune.evaluation.table import write_predictions, write_rows
+    from finetune.evaluation.table import write_answers, write_rows
 
     first, runs = candidates[0].run, [candidate.run for candidate in candidates]
-    names = [images.name(i) for i in range(len(images))]
-    write_predictions(folder.path / "predictions.csv", names, probabilities, first.classes, images.labels)
+    write_answers(folder.path / "predictions.csv", images, answers, first.classes)
     write_rows(
         folder.path / "splits.csv", ("image", "label", "split", "fingerprint"), merged_rows(candidates)
     )
@@ -65,7 +68,7 @@ def write_result(
         "chosen": kind,
         "backbone": ", ".join(dict.fromkeys(str(run.result.get("backbone", "")) for run in runs)),
         "data": source,
-        "test": {**scores.to_dict(), several: [part.accuracy for part in parts]},
+        "test": {**scores.to_dict(), several: [getattr(part, first.task.metric) for part in parts]},
         "kept": None,
         "seconds": round(sum(run.result["seconds"] for run in runs) + seconds, 3),
         "trained_parameters": sum(run.result["trained_parameters"] for run in answering),

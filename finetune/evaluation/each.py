@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from finetune.evaluation.metrics import Floats
+from finetune.evaluation.metrics import Floats, same_length
 from finetune.features.outputs import image_f1, number_losses
 from finetune.task import Task
 
@@ -41,12 +41,14 @@ def each_score(task: Task, targets: np.ndarray, answers: Floats) -> np.ndarray:
 
 
 def mean_loss(task: Task, targets: np.ndarray, answers: Floats) -> float:
-    """Mean of ``each_loss``."""
+    """Mean of ``each_loss``. Raises DataError for no or unequally many answers."""
+    same_length(targets, answers)
     return float(each_loss(task, targets, answers).mean())
 
 
 def mean_score(task: Task, targets: np.ndarray, answers: Floats) -> float:
-    """Mean of ``each_score``."""
+    """Mean of ``each_score``. Raises DataError likewise."""
+    same_length(targets, answers)
     return float(each_score(task, targets, answers).mean())
 
 

@@ -1,4 +1,4 @@
-"""Several networks that answer as one: the weighted mean of their probabilities, and which of them to take."""
+"""Several networks that answer as one: the weighted mean of their answers, and which of them to take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune.errors import ConfigError, must
-from finetune.evaluation.metrics import Floats, Ints, log_loss
+from finetune.evaluation.metrics import Floats, log_loss
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def load_members(listed: Sequence[tuple[Path, float]], device: torch.device) -> 
 
 
 def mean_probabilities(parts: Sequence[Floats], weights: Sequence[float]) -> np.ndarray:
-    """The weighted mean of (N, K) probabilities, float32.
+    """The weighted mean of (N, K) probabilities or numbers, float32.
 
     >>> mean_probabilities([np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])], [0.75, 0.25]).tolist()
     [[0.75, 0.25]]
@@ -48,16 +48,22 @@ def mean_probabilities(parts: Sequence[Floats], weights: Sequence[float]) -> np.
     return np.asarray(total, dtype=np.float32)
 
 
-def forward_selection(parts: Sequence[Floats], labels: Ints, rounds: int = ROUNDS) -> list[float]:
+def forward_selection(
+    parts: Sequence[Floats],
+    labels: np.ndarray,
+    rounds: int = ROUNDS,
+    loss: Callable[[np.ndarray, Floats], float] = log_loss,
+) -> list[float]:
     """Weights of a greedily chosen ensemble: one a part, 0 for those that are left out.
 
     Caruana et al. 2004, "Ensemble selection from libraries of models": begin with none; in each round add the
-    one, with replacement, that makes the log-loss of the mean least, ties to the earlier. The best prefix of
+    one, with replacement, that makes the loss of the mean least, ties to the earlier. The best prefix of
     all rounds is kept, the shortest among equals.
 
     Args:
-        parts: (N, K) probabilities of the same images, one array a candidate.
-        labels: (N,) ints.
+        parts: (N, K) probabilities (or numbers) of the same images, one array a candidate.
+        labels: (N,) ints, or the (N, K) targets of another task.
+        loss: from those and the mean; that of classes by default.
 
     Raises:
         ConfigError: no candidates. DataError: no images.
@@ -68,7 +74,7 @@ def forward_selection(parts: Sequence[Floats], labels: Ints, rounds: int = ROUND
     total, picks = np.zeros_like(wide[0]), list[int]()
     best, kept = np.inf, 0
     for size in range(1, rounds + 1):
-        losses = [log_loss(labels, (total + part) / size) for part in wide]
+        losses = [loss(labels, (total + part) / size) for part in wide]
         pick = int(np.argmin(losses))
         picks.append(pick)
         total += wide[pick]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,27 +22,27 @@ def accuracy(labels: Ints, predictions: Ints) -> float:
     >>> accuracy(np.array([0, 1, 1]), np.array([0, 1, 0]))
     0.6666666666666666
     """
-    _same_length(labels, predictions)
+    same_length(labels, predictions)
     return float((labels == predictions).mean())
 
 
 def confusion(labels: Ints, predictions: Ints, num_classes: int) -> Ints:
     """(K, K) counts: rows are the true classes, columns the predicted ones."""
-    _same_length(labels, predictions)
+    same_length(labels, predictions)
     cells = np.asarray(labels, np.int64) * num_classes + np.asarray(predictions, np.int64)
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def log_loss(labels: Ints, probabilities: Floats) -> float:
     """Mean of -log p(label), natural logarithm, p clipped at float32's resolution."""
-    _same_length(labels, probabilities)
+    same_length(labels, probabilities)
     p = np.asarray(probabilities, np.float64)[np.arange(len(labels)), labels]
     return float(-np.log(np.clip(p, np.finfo(np.float32).eps, 1)).mean())
 
 
 def top_k(labels: Ints, probabilities: Floats, k: int = 5) -> float:
     """Share of images whose label is among the k most probable classes; ties go to the lower label."""
-    _same_length(labels, probabilities)
+    same_length(labels, probabilities)
     k = min(k, probabilities.shape[1])
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     return float((best == np.asarray(labels)[:, None]).any(axis=1).mean())
@@ -128,7 +129,7 @@ class Scores:
 
 def score(labels: Ints, probabilities: Floats, classes: tuple[str, ...]) -> Scores:
     """All figures of probabilities (N, K) against labels (N,). Raises DataError for an empty set."""
-    _same_length(labels, probabilities)
+    same_length(labels, probabilities)
     predictions = probabilities.argmax(axis=1)
     matrix = confusion(labels, predictions, len(classes))
     rows = per_class(matrix, classes)
@@ -147,7 +148,8 @@ def score(labels: Ints, probabilities: Floats, classes: tuple[str, ...]) -> Scor
     )
 
 
-def _same_length(labels: Ints, others: Floats | Ints) -> None:
+def same_length(labels: NDArray[Any], others: NDArray[Any]) -> None:
+    """Raises DataError for no or unequally many of them."""
     if len(labels) == 0 or len(labels) != len(others):
         raise DataError(
             must(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.errors import DataError, must
-from finetune.evaluation.metrics import Floats, Scores, score
+from finetune.evaluation.metrics import Floats, Scores, same_length, score
 from finetune.interval import wilson
 
 if TYPE_CHECKING:
@@ -105,12 +104,29 @@ def score_images(images: ImageSet, answers: Floats, classes: tuple[str, ...]) ->
     """All figures of (N, K) answers to labelled images, by the images' task. Raises DataError for an empty set."""
     if images.values is None:
         return score(images.labels, answers, classes)
-    if len(images) == 0 or len(images) != len(answers):
-        got = f"{len(images)} and {len(answers)}"
-        raise DataError(must("labels and predictions", "equally many and at least one", got))
+    same_length(images.values, answers)
     if images.task.name == "regression":
         return score_numbers(images.values[:, 0], answers[:, 0])
     return score_labels(images.values, answers, classes)
+
+
+def main_figure(scores: dict[str, Any]) -> tuple[str, float]:
+    """Name and value of the main one among what ``to_dict`` gave; NaN where there is none.
+
+    >>> main_figure({"accuracy": 0.5, "n": 4}), main_figure({"metric": "mae", "mae": 2.0})
+    (('accuracy', 0.5), ('mae', 2.0))
+    """
+    metric = str(scores.get("metric", "accuracy"))
+    return metric, float("nan") if scores[metric] is None else float(scores[metric])
+
+
+def in_figures(metric: str, value: float) -> str:
+    """Shares in per cent, errors in the number's own units.
+
+    >>> in_figures("mean_ap", 0.9153), in_figures("mae", 12.3456)
+    ('91.5%', '12.35')
+    """
+    return f"{value:.4g}" if metric in ("mae", "rmse") else f"{value:.1%}"
 
 
 def score_labels(truth: Floats, probabilities: Floats, classes: tuple[str, ...]) -> LabelScores:
