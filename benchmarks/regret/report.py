@@ -28,6 +28,11 @@ from finetune.files import atomic_write_bytes, atomic_write_text
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
+_WHOLE = (
+    "From [cells.csv](../benchmarks/cells.csv). What `auto` does, tuning from a head on several stages, is none of "
+    "these arms: its regret can be below 0, and then the arms lack it."
+)
+
 Pictures = dict[str, Callable[[], bytes]]
 """File name -> what draws it."""
 
@@ -73,7 +78,7 @@ def render(
     for backbone in whole.backbones if whole is not None else ():
         made, drawn = section(whole.of(backbone), f"{backbone}, whole data sets", folder)
         heading, _, rest = made.partition("\n")
-        parts += [f"{heading}\n", f"From [cells.csv](../benchmarks/cells.csv). {basis(whole)}", rest]
+        parts += [f"{heading}\n", f"{_WHOLE} {basis(whole)}", rest]
         pictures |= drawn
     return "\n".join(parts), pictures
 

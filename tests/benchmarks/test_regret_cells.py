@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.regret.from_cells import arms_of, read_cells
+from benchmarks.regret.report import render
 from benchmarks.regret.results import collect
 from finetune.errors import RunError
 
@@ -49,6 +50,13 @@ def test_cells_become_trials(tmp_path: Path) -> None:
     assert {name: outcome.accuracy for name, outcome in first.arms.items()} == {"linear": 0.51, "full": 0.61}
     assert first.auto is not None
     assert (first.auto.accuracy, first.auto.seconds, first.test_n) == (0.71, 2.0, 500)
+    text, pictures = render(found, found, whole=found)
+    begin = text.index("### net, whole data sets")
+    assert "| auto, as run | -10.00 |" in text[begin:]  # 71% and 61% of the oracle, chosen on the other seed
+    assert {name for name in pictures if "whole" in name} == {
+        "net--whole-data-sets-rules.png",
+        "net--whole-data-sets-sizes.png",
+    }
 
 
 def test_another_table_is_told(tmp_path: Path) -> None:
