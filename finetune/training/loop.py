@@ -48,8 +48,7 @@ def train_epoch(job: Job, epoch: int) -> None:
 
 def train_step(job: Job, group: list[Batch]) -> Tensor:
     """One optimizer step on the mean loss of the group's micro-batches, which is returned, on the device."""
-    images = job.united.begin(group)
-    largest = max(len(labels) for _, labels in group)
+    images, largest = job.united.begin(group), max(len(labels) for _, labels in group)
     total, seen = job.micro.fitted(lambda: backward(job, group, images), largest)
     total = job.united.end(total)
     job.meter.add_step(seen, images)
@@ -68,7 +67,7 @@ def backward(job: Job, group: list[Batch], images: int) -> tuple[Tensor, list[tu
         with job.united.passes():
             with job.engine.autocast():
                 logits = job.feed.forward(inputs)  # (B, K)
-                # Mean over B; where all run in step a process without images does so too, for the others' sake.
+                # Mean over B; without images a process only keeps step with the others.
                 loss = job.criterion(logits.float(), labels) if len(labels) else logits.float().sum()
             share = loss * (len(labels) / images)
             job.engine.backward(share)

@@ -48,10 +48,10 @@ def test_the_rule_and_the_table_are_told_and_kept(tiny: Any, tmp_path: Path) -> 
     assert len(facts["candidates"]) == 8
     assert facts["rule"] in line
     assert tuple(facts["taps"]) == network.head_taps
-    _, ears, facts = run(tiny, tmp_path / "more", tiny.bundle(33, 3), phase)
+    _, ears, facts = run(tiny, tmp_path / "more", tiny.bundle(99, 3), phase)
     (line,) = heads(ears)
     assert line.startswith("Head: logistic on stage")
-    assert "median of 11 images a class, at least 5" in line
+    assert "median of 33 images a class, at least 5" in line
     assert facts["solver"] == "logistic"
 
 
