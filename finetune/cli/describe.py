@@ -177,7 +177,7 @@ def accuracy_text(value: float, se: float) -> str:
 
 def show_explanation(found: Explanation) -> None:
     """What the plan's numbers come from, which augmentations stay out, how long it will take."""
-    for sentence in found.rates():
+    for sentence in filter(None, (found.first_head(), *found.rates())):
         screen.bullet(sentence)
     for sentence in augmentation_lines(found):
         screen.bullet(sentence)

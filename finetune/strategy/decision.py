@@ -155,7 +155,7 @@ def decide(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> Decision:
     similarity, because = similarity_of(evidence)
     cell = cell_of(amount, similarity, cut)
     linear = evidence.shown(evidence.last)
-    multi = evidence.shown(max((evidence.concat, *evidence.stages), key=lambda score: score.value))
+    multi = evidence.shown(max((evidence.last, evidence.concat), key=lambda score: score.value))
     words = WORDS[evidence.measure]
     reasons = [
         words.amount(evidence, amount),

@@ -9,7 +9,7 @@ from finetune.strategy import STRATEGIES
 from finetune.strategy.cost import Cost
 from finetune.strategy.decision import Decision
 from finetune.strategy.invariance import Trial
-from finetune.strategy.plan import GradientPhase, Plan
+from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
 from finetune.strategy.schedule import finetuning_lr, scaled_lr
 
 if TYPE_CHECKING:
@@ -56,6 +56,16 @@ class Explanation:
         """A sentence for each gradient phase: its learning rates and where they come from."""
         phases = [phase for phase in self.plan.phases if isinstance(phase, GradientPhase)]
         return list(dict.fromkeys(self._rates(phase) for phase in phases))
+
+    def first_head(self) -> str | None:
+        """A sentence where tuning begins with a head that chooses its stages."""
+        first, *rest = self.plan.phases
+        if not rest or not isinstance(first, ProbePhase) or len(first.candidates) == 1:
+            return None
+        return (
+            "The first head reads the stages that separate best by cross-validation. On several of them the network "
+            "cannot be exported to plain timm: probe.stages=last keeps that."
+        )
 
     def more_images(self) -> int | None:
         """Further images a class for five points more of the linear head; None where that is not known."""

@@ -9,6 +9,8 @@ from finetune.recipe import Recipe
 from finetune.strategy import STRATEGIES
 from finetune.strategy.auto import plan_of
 from finetune.strategy.context import Context
+from finetune.strategy.decision import given
+from finetune.strategy.explanation import Explanation
 from finetune.strategy.measure import Evidence
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
 from finetune.zoo.card import ModelCard
@@ -60,6 +62,9 @@ def test_the_first_head_reads_the_last_stage_or_the_best_ones() -> None:
         recipe = Recipe().override("probe.folds=3")
         chosen = plan_of(Context(recipe, (10,) * 10, CARD, 5, unmeasured), name)
         assert (probing(chosen).candidates, probing(chosen).folds) == (several, 3)
+        for made, told in ((chosen, True), (plan(name), False), (plan("multistage"), False)):
+            found = Explanation(given(ctx, name), made, CARD, (), ())
+            assert ((found.first_head() or "").startswith("The first head reads the stages")) is told
 
 
 def test_what_trains() -> None:
