@@ -164,7 +164,7 @@ def decide(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> Decision:
     ]
     if not evidence.blind:
         reasons.append(words.stages(evidence))
-    chosen, runner_up, why = _choose(evidence, amount, cell, linear[0])
+    chosen, runner_up, why = _choose(evidence, amount, cell, linear[0], similarity >= cut.similar)
     reasons.append(why)
     textbook = TEXTBOOK[cell][0]
     if chosen != textbook:
@@ -193,9 +193,9 @@ def informed(given: Decision, ctx: Context) -> Decision:
 
 
 def _choose(
-    evidence: Evidence, amount: Amount, cell: tuple[Row, Column], linear: float
+    evidence: Evidence, amount: Amount, cell: tuple[Row, Column], linear: float, sure: bool
 ) -> tuple[str, str, str]:
-    """Chosen, runner-up, and why the one and not the other."""
+    """Chosen, runner-up, and why the one and not the other. ``sure``: the data are near beyond doubt."""
     row, column = cell
     near = column == "very similar"
     if 1 - linear < SOLVED:
@@ -214,11 +214,18 @@ def _choose(
             f"{second} is next.",
         )
     if row == "very little data":
-        if near:
+        if near and sure:
             return (
                 "linear",
                 "partial",
                 "Near the source the last stage fits already; partial gains little from few images.",
+            )
+        if near:
+            return (
+                "full",
+                "linear",
+                "Not near beyond doubt, and then tuning was ahead of the linear head in our measurements even with few "
+                "images; where it does harm the safety net keeps the head.",
             )
         return "full", "multistage", (
             f"Far from the source the features must move, even for few images; earlier stages alone "
