@@ -133,10 +133,8 @@ class _Clock:
         made = AUGMENTATIONS.get(phase.augment)(self.backbone.preprocessing)
         originals = [made.original(image) for image in self.images]
         rng = np.random.default_rng(0)
-        began = time.perf_counter()
-        for image in originals:
-            made.pixels(image, rng)
-        return (time.perf_counter() - began) / len(originals) / self.workers
+        took = self._time(lambda: [made.pixels(image, rng) for image in originals])
+        return took / len(originals) / self.workers
 
     def _sized(self, batch_size: int) -> torch.Tensor:
         """The images, repeated to a batch of the size that is timed."""
