@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.cells import read
 from benchmarks.regret.arms import ARMS
 from benchmarks.regret.cases import find_cases, read_families
 from benchmarks.regret.measure import Bench
@@ -54,13 +55,6 @@ def measure(bench: Bench, cell: Cell) -> dict[str, Any]:
         answers = np.concatenate([test.taps[i] for i in head.taps], axis=1) @ head.weight.T + head.bias
         row[name] = round(float((answers.argmax(axis=1) == test.labels).mean()), 5)
     return row
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows below the comments."""
-    if not path.exists():
-        return []
-    return list(csv.DictReader(line for line in path.read_text().splitlines() if not line.startswith("#")))
 
 
 def table(rows: list[dict[str, str]]) -> str:

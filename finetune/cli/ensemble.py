@@ -120,11 +120,10 @@ def _show(found: Run) -> None:
 
 def _figures(metric: str, facts: dict[str, Any]) -> tuple[str, str]:
     """The main figure of one network, and its interval."""
+    from finetune.evaluation.scores import in_figures
 
     def shown(value: float | None) -> str:
-        if metric in ("mae", "rmse") and value is not None:
-            return f"{value:.4g}"
-        return screen.percent(math.nan if value is None else value)
+        return "-" if value is None or math.isnan(value) else in_figures(metric, value)
 
     low, high = facts["interval"]
     return shown(facts[metric]), f"{shown(low)} to {shown(high)}"

@@ -49,7 +49,8 @@ def train_epoch(job: Job, epoch: int) -> None:
 def train_step(job: Job, group: list[Batch]) -> Tensor:
     """One optimizer step on the mean loss of the group's micro-batches, which is returned, on the device."""
     images, largest = job.united.begin(group), max(len(labels) for _, labels in group)
-    total, seen = job.micro.fitted(lambda: backward(job, group, images), largest)
+    with job.united.passes():
+        total, seen = job.micro.fitted(lambda: backward(job, group, images), largest)
     total = job.united.end(total)
     job.meter.add_step(seen, images)
     if job.penalty:
@@ -64,13 +65,12 @@ def backward(job: Job, group: list[Batch], images: int) -> tuple[Tensor, list[tu
     total = torch.zeros((), device=job.engine.device)
     seen = []
     for inputs, labels in job.micro.cut(group):  # (B, 3, S, S) images or activations; (B,) int64 or (B, K)
-        with job.united.passes():
-            with job.engine.autocast():
-                logits = job.feed.forward(inputs)  # (B, K)
-                # Mean over B; without images a process only keeps step with the others.
-                loss = job.criterion(logits.float(), labels) if len(labels) else logits.float().sum()
-            share = loss * (len(labels) / images)
-            job.engine.backward(share)
+        with job.engine.autocast():
+            logits = job.feed.forward(inputs)  # (B, K)
+            # Mean over B; without images a process only keeps step with the others.
+            loss = job.criterion(logits.float(), labels) if len(labels) else logits.float().sum()
+        share = loss * (len(labels) / images)
+        job.engine.backward(share)
         seen.append((loss.detach(), logits.detach(), labels))
         total += share.detach()
     return total, seen
