@@ -15,7 +15,7 @@ from pathlib import Path
 from finetune.data import tar_index
 from finetune.data.decode import IMAGE_SUFFIXES
 from finetune.data.imageset import Quarantined
-from finetune.data.member import BZIP2, DEFLATED, STORED, Branch, Contents, Member
+from finetune.data.member import BZIP2, DEFLATED, STORED, Contents, Member
 from finetune.data.memory import MEBI
 from finetune.data.place import BETWEEN
 from finetune.data.refusals import bomb, is_bomb, refused
@@ -128,7 +128,7 @@ def _zip(path: Path) -> Iterator[Entry]:
 
 
 def _arranged(path: Path, entries: list[Entry], cut: str | None) -> Contents:
-    root, aside, members = Branch(path.stem, str(path)), [], dict[str, Member]()
+    aside, named = [], dict[str, Member]()
     for member, why in entries:
         unsafe = _why_not(member)
         if unsafe is None and why is not None and Path(member.name).suffix.lower() not in IMAGE_SUFFIXES:
@@ -136,19 +136,10 @@ def _arranged(path: Path, entries: list[Entry], cut: str | None) -> Contents:
         if why := unsafe or why:
             aside.append(Quarantined(f"{path.name}{BETWEEN}{member.inner}", why))
             continue
-        members.pop(
-            plain := plain_name(member.inner), None
-        )  # the later one of two, as unpacking would leave it
-        members[plain] = member
-    for plain, member in members.items():
-        *folders, name = plain.split("/")
-        here = root
-        for part in folders:
-            if part not in here.folders:
-                here.folders[part] = Branch(part, f"{here.shown}{'/' if here is not root else BETWEEN}{part}")
-            here = here.folders[part]
-        here.files[name] = member
-    return Contents(root, tuple(members.values()), tuple(aside), cut)
+        plain = plain_name(member.inner)
+        named.pop(plain, None)  # the later one of two, as unpacking would leave it
+        named[plain] = member
+    return Contents(path, named, tuple(aside), cut)
 
 
 def plain_name(inner: str) -> str:

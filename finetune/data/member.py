@@ -7,13 +7,15 @@ import errno
 import os
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
 from finetune.data.gzipped import gzip_file
 from finetune.data.imageset import Quarantined
-from finetune.data.place import Inside
+from finetune.data.place import BETWEEN, Inside
 
 STORED, DEFLATED, BZIP2, GZIPPED = 0, 8, 12, -1
 """How a member is packed: zip's numbers, and one for the members of a tar that is gzipped as a whole."""
@@ -103,13 +105,33 @@ class Branch:
 class Contents:
     """What an archive holds."""
 
-    root: Branch
-    members: tuple[Member, ...]
-    """Those that may be read, in the order in which they lie there."""
+    path: Path
+    named: Mapping[str, Member]
+    """Those that may be read by their plain paths, in the order in which they lie there."""
     aside: tuple[Quarantined, ...] = ()
     """Those that may not, and why: names that lead out of the archive, links, devices, bombs."""
     cut: str | None = None
     """How the archive ends too early; what lies before that is here."""
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Those that may be read."""
+        return tuple(self.named.values())
+
+    @cached_property
+    def root(self) -> Branch:
+        """The same as a tree."""
+        root = Branch(self.path.stem, str(self.path))
+        for plain, member in self.named.items():
+            *folders, name = plain.split("/")
+            here = root
+            for part in folders:
+                if part not in here.folders:
+                    between = BETWEEN if here is root else "/"
+                    here.folders[part] = Branch(part, f"{here.shown}{between}{part}")
+                here = here.folders[part]
+            here.files[name] = member
+        return root
 
 
 def _whole(data: bytes, size: int) -> bytes:

@@ -14,6 +14,7 @@ from finetune.data.refusals import bomb, is_bomb, refused
 
 Entry = tuple[Member, str | None]
 """A member, and why it may not be read."""
+_ADLER = 65521
 
 
 def members(path: Path) -> Iterator[Entry | str]:
@@ -86,18 +87,29 @@ def members_of_tar(path: Path, file: IO[bytes], size: int | None) -> Iterator[En
 def _plain_header(block: bytes) -> tuple[str, int] | None:
     """Name and size, of a header that says no more: of a regular file with a short name. tarfile reads all others, at a
     tenth of the speed."""
-    if len(block) < tarfile.BLOCKSIZE or block[156] not in b"0\0" or block[257:262] != b"ustar":
+    if len(block) < tarfile.BLOCKSIZE or block[156] not in b"0\0" or block[257:262] != b"ustar" or block[345]:
         return None
     length = _octal(block[124:136])
-    if length < 0 or block[345] or sum(block) - sum(block[148:156]) + 256 != _octal(block[148:156]):
+    if length < 0 or (_sum(block) - _octal(block[148:156])) % _ADLER:
         return None
     name = block[:100].split(b"\0", 1)[0]
     return (name.decode("utf-8", "replace"), length) if name and name[-1:] != b"/" else None
 
 
+def _sum(block: bytes) -> int:
+    """A header's checksum modulo ``_ADLER``: the sum of its bytes, the field of the checksum itself counted as spaces.
+
+    The lower half of Adler-32 is that sum and 1, and takes a quarter of the time of ``sum``.
+    """
+    return (zlib.adler32(block[156:], zlib.adler32(b" " * 8, zlib.adler32(block[:148]))) & 0xFFFF) - 1
+
+
 def _octal(digits: bytes) -> int:
     text = digits.strip(b" \0")
-    return int(text, 8) if text.isdigit() and b"8" not in text and b"9" not in text else -1
+    try:
+        return int(text, 8) if text.isdigit() else -1
+    except ValueError:  # an 8 or a 9
+        return -1
 
 
 def _ends(file: IO[bytes], offset: int) -> str | None:

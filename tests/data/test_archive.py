@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pictures import encoded, picture
 
-from finetune.data import archive, gzipped, refusals
+from finetune.data import archive, gzipped, refusals, tar_index
 from finetune.data.archive import read_archive
 from finetune.data.load import load_data
 from finetune.data.member import Member
@@ -373,3 +373,23 @@ def test_a_resumed_run_finds_its_archive_changed(picture_folder: Path, tmp_path:
     zip_of(path, files_of(picture_folder) | {"disc/00.png": encoded(picture(5))})
     with pytest.raises(RunError, match="must be those that .* began with"):
         resume(done.path, figures=False)
+
+
+def test_plain_headers_say_what_tarfile_reads_in_them() -> None:
+    """Every byte of a header changed in turn: it is left to tarfile, or read as tarfile reads it."""
+    info = tarfile.TarInfo("ants/10.jpg")
+    info.size, info.mtime = 123_456, 1_700_000_000
+    header = info.tobuf(tarfile.USTAR_FORMAT)
+    assert tar_index._plain_header(header) == ("ants/10.jpg", 123_456)
+    rng = np.random.default_rng(0)
+    read = 0
+    for place in range(len(header)):
+        changed = bytearray(header)
+        changed[place] ^= int(rng.integers(1, 256))
+        found = tar_index._plain_header(bytes(changed))
+        if found is not None:
+            read += 1
+            again = tarfile.TarInfo.frombuf(bytes(changed), "utf-8", "replace")
+            assert found == (again.name, again.size)
+    assert read < 20  # of the checksum's own field, what does not change its number
+    assert tar_index._plain_header(header[:511]) is None
