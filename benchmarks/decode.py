@@ -3,8 +3,9 @@
     python -m benchmarks.decode [--repeats 5] [--out benchmarks/decode.csv]
 
 Milliseconds of CPU time an image (one process, one thread): decoding, a random resized crop of 35 to 100% of the
-area (bilinear, antialiased), a flip half of the time, normalisation, into batches. Contenders take turns; milliseconds
-are the median of the turns, ratios to torchvision's transforms the median of the ratios within a turn.
+area (bilinear, antialiased), a flip half of the time, normalisation, into batches. In the rows of "evaluation" the
+short side is resized to 256 and the middle cut out instead. Contenders take turns; milliseconds are the median of the
+turns, ratios to torchvision's transforms, of evaluation to its evaluation, the median of the ratios within a turn.
 
 torchvision v1     Pillow, transforms on Pillow images: ImageFolder's way
 torchvision v2     decode_jpeg (deprecated since 0.29), transforms v2 on 8-bit tensors
@@ -85,6 +86,10 @@ def torchvisions(files: list[Path]) -> dict[str, Callable[[], Any]]:
     second = v2.Compose([v2.RandomResizedCrop(SIZE, CROP, antialias=True), v2.RandomHorizontalFlip(),
                          v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])  # fmt: skip
 
+    third = v1.Compose([v1.Resize(256), v1.CenterCrop(SIZE), v1.ToTensor(), v1.Normalize(MEAN, STD)])
+    fourth = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(SIZE), v2.ToDtype(torch.float32, scale=True),
+                         v2.Normalize(MEAN, STD)])  # fmt: skip
+
     def pillow(path: Path) -> Any:
         with path.open("rb") as file:
             return Image.open(file).convert("RGB")
@@ -96,6 +101,8 @@ def torchvisions(files: list[Path]) -> dict[str, Callable[[], Any]]:
     return {
         "torchvision v1": lambda: torch.stack([first(pillow(path)) for path in files]),
         "torchvision v2": lambda: torch.stack([second(tensor(path)) for path in files]),
+        "evaluation, torchvision v1": lambda: torch.stack([third(pillow(path)) for path in files]),
+        "evaluation, torchvision v2": lambda: torch.stack([fourth(tensor(path)) for path in files]),
     }
 
 
@@ -116,6 +123,14 @@ def ours(folder: Path, decode: str, cache: str) -> Any:
 def epoch(batches: Any, number: int) -> None:
     """Every image once, normalised."""
     for pixels, _ in batches.epoch(number):
+        batches.prep.normalise(pixels)
+
+
+def evaluate(batches: Any) -> None:
+    """Every image once as evaluation wants it, normalised."""
+    from finetune.data.batches import eval_batches
+
+    for pixels in eval_batches(batches.images, batches.prep, 32):
         batches.prep.normalise(pixels)
 
 
@@ -143,6 +158,8 @@ def turns(folder: Path, repeats: int) -> dict[str, list[float]]:
             timed(f"{mark}next epoch", lambda b=batches: epoch(b, 1))  # type: ignore[misc]
         stored = ours(folder, "fast", "disk")
         timed("next run", lambda b=stored: epoch(b, 0))  # type: ignore[misc]
+        fresh = ours(folder, "fast", "memory")
+        timed("evaluation", lambda b=fresh: evaluate(b))  # type: ignore[misc]
     return seconds
 
 
@@ -170,8 +187,13 @@ def rows(repeats: int) -> Iterator[dict[str, Any]]:
             kilobytes = sum(p.stat().st_size for p in (folder / "train").rglob("*.jpg")) / count / 1000
             found = turns(folder, repeats)
             for what, times in found.items():
-                first, second = (statistics.median(a / b for a, b in zip(times, found[f"torchvision {v}"], strict=True))
-                                 for v in ("v1", "v2"))  # fmt: skip
+                kind = "evaluation, " if what.startswith("evaluation") else ""
+                first, second = (
+                    statistics.median(
+                        a / b for a, b in zip(times, found[f"{kind}torchvision {v}"], strict=True)
+                    )
+                    for v in ("v1", "v2")
+                )
                 yield {"photos": name, "kilobytes": round(kilobytes), "what": what,
                        "ms": round(statistics.median(times), 2), "of_v1": round(first, 3), "of_v2": round(second, 3),
                        **told}  # fmt: skip
