@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.coach.judge import TABLE, judge, rates, table
-from benchmarks.coach.settings import HARMFUL, PARTS, Setting, drawn, settings
+from benchmarks.coach.settings import HARMFUL, HARMFUL_IN, PARTS, Setting, drawn, settings
 from benchmarks.coach.store import FILE, Curve, pack, read, write
 
 HARM = 0.03
-"""Validation accuracy that a fault must cost, in the part ``verdict``."""
+"""Validation accuracy that a fault must cost in the last parts."""
 MOST_DRAWS = 20
 
 
@@ -33,11 +33,11 @@ def make(part: str | None = None) -> None:
 
 
 def _made(first: Setting) -> Curve:
-    """The curve of a setting; in the part for the verdict of the first draw that does harm."""
+    """The curve of a setting; in the last parts of the first draw that does harm."""
     from benchmarks.coach.curves import train
 
     rows, facts = train(first)
-    if first.part != "verdict" or first.fault not in HARMFUL:
+    if first.part not in HARMFUL_IN or first.fault not in HARMFUL:
         return Curve(first, facts, rows)
     number = int(first.name.rpartition("/")[2])
     for draw in range(MOST_DRAWS):

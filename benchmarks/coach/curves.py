@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from benchmarks.coach.settings import Setting
 from finetune.data.imageset import DataBundle, ImageSet
+from finetune.training.movement import Movement
+from finetune.training.objectives import Classes
 from finetune.training.schedule import constant, cosine, warmup_steps
 
 Rows = list[dict[str, Any]]
@@ -107,10 +109,11 @@ def _plain(s: Setting, data: Data) -> Iterator[dict[str, Any]]:
     batches = math.ceil(s.n_train / s.batch)
     steps = batches * s.epochs
     factor = (cosine if s.schedule == "cosine" else constant)(steps, warmup_steps(s.warmup, steps))
+    movement, objective = Movement(net.parameters()), Classes(data.classes)
     criterion, step = nn.CrossEntropyLoss(label_smoothing=s.smoothing), 0
     for epoch in range(1, s.epochs + 1):
         net.train()
-        interval, whole = [0.0] * 3, [0.0] * 3
+        interval, whole, against = [0.0] * 3, [0.0] * 3, 0.0
         for chosen in torch.randperm(s.n_train).split(s.batch):
             if len(chosen) < 2:
                 continue
@@ -126,9 +129,11 @@ def _plain(s: Setting, data: Data) -> Iterator[dict[str, Any]]:
             (s.sign * loss).backward()
             if s.clip is not None:
                 nn.utils.clip_grad_norm_(net.parameters(), s.clip)
-            optimizer.step()
             step += 1
+            with movement.measured(step % s.log_every == 0):
+                optimizer.step()
             right = float((logits.argmax(1) == y).sum())
+            against += float(objective.contradicted(logits.detach(), y).sum())
             interval = _sum(interval, [loss.item() * len(y), right, float(len(y))])
             place = {"epoch": epoch, "epochs": s.epochs, "step": step, "steps": steps, "lr": lr}
             if step == 1:
@@ -142,6 +147,7 @@ def _plain(s: Setting, data: Data) -> Iterator[dict[str, Any]]:
                     **place,
                     "loss": interval[0] / interval[2],
                     "accuracy": interval[1] / interval[2],
+                    "update": movement.read(),
                 }
                 whole, interval = _sum(whole, interval), [0.0] * 3
         whole = _sum(whole, interval)
@@ -155,6 +161,7 @@ def _plain(s: Setting, data: Data) -> Iterator[dict[str, Any]]:
         yield {
             "kind": "epoch", **place, "loss": whole[0] / whole[2], "accuracy": whole[1] / whole[2],
             "val_loss": val_loss, "val_accuracy": (logits.argmax(1) == data.val_y).float().mean().item(),
+            "contradicted": against / whole[2],
         }  # fmt: skip
 
 

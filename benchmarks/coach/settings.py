@@ -1,9 +1,9 @@
-"""Which curves are made: a fault, a severity and a setting each, in four parts that share no severity.
+"""Which curves are made: a fault, a severity and a setting each, in five parts that share no severity.
 
-Thresholds of the coach were chosen on ``tune``. ``judge`` and then ``final`` were to be the verdict; what they showed
-changed the rules, so they count as looked at, and the verdict is about ``verdict``, made and judged after the last
-change. In that part a fault has to do harm: a setting that ends as well as the same one without its fault, by
-validation accuracy, is drawn anew.
+Thresholds of the coach were chosen on ``tune``. ``judge``, ``final`` and ``verdict`` were each to be the verdict; what
+they showed changed the rules, so they count as looked at, and the verdict is about ``fresh``, twice as many curves,
+judged after the last change. In the last two parts a fault has to do harm: a setting that ends as well as the same
+one without its fault, by validation accuracy, is drawn anew.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ FAULTS = (
     "lr too high", "lr too low", "diverged", "bad initialisation", "overfitting", "underfitting",
     "wrong direction", "validation too small", "plateau", "label noise",
 )  # fmt: skip
-PARTS = ("tune", "judge", "final", "verdict")
+PARTS = ("tune", "judge", "final", "verdict", "fresh")
+LATER = ("final", "verdict", "fresh")
+"""Parts whose settings are what the first two taught: some faults cannot be seen in some settings."""
+HARMFUL_IN = ("verdict", "fresh")
+"""Parts in which a fault has to do harm."""
 PER_FAULT = 5
-"""Curves of each fault in each part."""
+"""Curves of each fault in each part ..."""
 HEALTHY = 24
-"""Healthy curves in each part."""
+"""... and healthy curves ..."""
+TIMES = {"fresh": 2}
+"""... so many times."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,12 @@ LEVELS: dict[str, dict[str, tuple[Any, ...]]] = {
         "few": (55, 70), "tiny": (3, 4), "val": (18, 26), "noise": (0.28, 0.36),
         "stuck sgd": (6, 8), "stuck adamw": (16, 22),
     },
+    "fresh": {
+        "batch": (22, 44), "n": (340, 640), "width": (56, 88), "warmup": (0.01, 0.08), "log": (11, 12),
+        "high": (70, 90), "low": (1 / 80, 1 / 200), "nan": (5e3, 4e4), "big": (6, 8.5), "small": (0.125, 0.155),
+        "few": (60, 75), "tiny": (2, 5), "val": (15, 22), "noise": (0.22, 0.33),
+        "stuck sgd": (6.5, 9.5), "stuck adamw": (12, 19),
+    },
 }  # fmt: skip
 RATES = {"sgd": 0.03, "adamw": 2e-3}
 """Good learning rates of the small networks."""
@@ -104,8 +116,8 @@ def settings() -> list[Setting]:
     found = []
     for part in PARTS:
         for fault in FAULTS:
-            found += [drawn(part, fault, i)[0] for i in range(PER_FAULT)]
-        found += [drawn(part, "healthy", i)[0] for i in range(HEALTHY)]
+            found += [drawn(part, fault, i)[0] for i in range(PER_FAULT * TIMES.get(part, 1))]
+        found += [drawn(part, "healthy", i)[0] for i in range(HEALTHY * TIMES.get(part, 1))]
     return found
 
 
@@ -182,7 +194,7 @@ def _init(s: Setting, level: Any, i: int) -> Setting:
         return replace(s, scale=level["big"][i % 4 // 2])
     # Tiny weights: the flat start ends after a while where there are enough steps. Adam undoes them in a few, as the
     # first two parts showed: no fault is left to be seen.
-    if s.part in ("final", "verdict"):
+    if s.part in LATER:
         s = replace(s, optimizer="sgd", lr=RATES["sgd"], epochs=16)
     small = level["small"][i % 2] * (0.1 if s.optimizer == "adamw" else 1.0)
     return replace(s, scale=small, n_train=600, batch=16)
@@ -195,10 +207,7 @@ def _over(s: Setting, level: Any, i: int) -> Setting:
 
 
 def _under(s: Setting, level: Any, i: int) -> Setting:
-    if s.loop == "own" and s.part in (
-        "final",
-        "verdict",
-    ):  # a head on random features is too slow to show anything
+    if s.loop == "own" and s.part in LATER:  # a head on random features is too slow to show anything
         s = replace(s, loop="plain", lr=RATES[s.optimizer])
     if s.loop == "own":
         return replace(s, net="frozen", data="digits", lr=30 * s.lr)  # random features are small
@@ -235,7 +244,7 @@ def _healthy(s: Setting, level: Any, i: int) -> Setting:
     if s.loop == "own":
         return replace(s, data="digits", n_train=500, schedule="cosine")
     # Enough images for the task: with half of them these networks overfit, and the coach is right to say so.
-    enough = {"tune": 900, "judge": 1000, "final": 950, "verdict": 980}[s.part]
+    enough = {"tune": 900, "judge": 1000, "final": 950, "verdict": 980, "fresh": 960}[s.part]
     return replace(s, n_train=enough, batch=max(32, s.batch))
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from benchmarks.coach.settings import Setting
 
 FILE = Path(__file__).parent / "curves.jsonl.gz"
-COLUMNS = ("kind", "epoch", "step", "lr", "loss", "accuracy", "val_loss", "val_accuracy")
-_TRAILING = 2  # only epochs have the last columns
+COLUMNS = ("kind", "epoch", "step", "lr", "loss", "accuracy", "val_loss", "val_accuracy", "contradicted")
+STEP = (*COLUMNS[:6], "update")
+_OF = {"epoch": COLUMNS, "step": STEP, "first": COLUMNS[:6], "diverged": COLUMNS[:6]}
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ def pack(setting: Setting, rows: Iterable[dict[str, Any]], facts: dict[str, Any]
     rows = list(rows)
     packed = []
     for row in rows:
-        values = [row["kind"][0], *(_short(row.get(column)) for column in COLUMNS[1:])]
-        packed.append(values if row["kind"] == "epoch" else values[:-_TRAILING])
+        columns = _OF[row["kind"]][1:]
+        packed.append([row["kind"][0], *(_short(row.get(column)) for column in columns)])
     top = {key: rows[-1][key] for key in ("epochs", "steps")}
     return json.dumps(
         {"setting": asdict(setting), "facts": facts, **top, "rows": packed}, separators=(",", ":")
@@ -46,13 +47,13 @@ def write(lines: Iterable[str], path: Path = FILE) -> None:
 
 def read(path: Path = FILE) -> list[Curve]:
     """Every curve, its rows as metrics.jsonl has them."""
-    kinds = {"f": "first", "s": "step", "e": "epoch", "d": "diverged"}
+    kinds = {kind[0]: kind for kind in _OF}
     found = []
     for line in gzip.decompress(path.read_bytes()).decode().splitlines():
         tree = json.loads(line)
         top = {"phase": "finetune", "phase_index": 0, "epochs": tree["epochs"], "steps": tree["steps"]}
         rows = [
-            {**top, **dict(zip(COLUMNS, [kinds[values[0]], *values[1:]], strict=False))}
+            {**top, **dict(zip(_OF[kinds[values[0]]], [kinds[values[0]], *values[1:]], strict=False))}
             for values in tree["rows"]
         ]
         found.append(Curve(Setting(**tree["setting"]), tree["facts"], rows))

@@ -20,6 +20,8 @@ _NEAR = 1.25
 _LAST = 0.15
 """Share of the rows whose median counts as the end: long enough for a median, short enough to be the end."""
 
+_FIGURES = ("loss", "accuracy", "val_loss", "val_accuracy", "update", "contradicted")
+
 
 @dataclass(frozen=True)
 class Point:
@@ -32,6 +34,10 @@ class Point:
     accuracy: float | None
     val_loss: float | None = None
     val_accuracy: float | None = None
+    update: float | None = None
+    """How far the step moved the weights, relative to their size."""
+    contradicted: float | None = None
+    """Share of the epoch's images of which the network was sure that they are of another class."""
 
 
 class Curve:
@@ -61,7 +67,7 @@ class Curve:
         self.planned_epochs = int(row.get("epochs") or self.planned_epochs)
         point = Point(
             int(row.get("epoch", 0)), int(row.get("step", 0)), float(row.get("lr") or 0.0),
-            *(_number(row.get(key)) for key in ("loss", "accuracy", "val_loss", "val_accuracy")),
+            *(_number(row.get(key)) for key in _FIGURES),
         )  # fmt: skip
         missing = ("loss" in row and point.loss is None) or ("val_loss" in row and point.val_loss is None)
         if kind == "diverged" or missing:
@@ -138,6 +144,14 @@ class Curve:
         """Training accuracy of the last epoch, or of the last rows; None where it is not measured."""
         points = self.epochs[-1:] or self.steps[-max(3, round(_LAST * len(self.steps))) :]
         known = [p.accuracy for p in points if p.accuracy is not None]
+        return median(known) if known else None
+
+    @property
+    def update(self) -> float | None:
+        """How far a step moves the weights, relative to their size, while the learning rate is at least half of its
+        peak: the median. None where it is not measured."""
+        peak = max((p.lr for p in self.steps), default=0.0)
+        known = [p.update for p in self.steps if p.update is not None and p.lr >= peak / 2]
         return median(known) if known else None
 
     @property

@@ -42,8 +42,14 @@ ALONE = 0.12
 """... training gained this much more ..."""
 ALONE_SHARE = 0.2
 """... and validation at most this share of that: what is learned from there on serves the training images alone."""
+AGAINST = 0.04
+"""Share of the training images of which the network was sure that they are of another class, where the validation loss
+was least: few images and right labels leave less of them by then; a network that is too small has as many, but does
+not learn them by heart."""
+AGAINST_ALONE = 0.11
+"""So many are wrong labels whatever comes after: networks that are too small were sure of 0.095 at most."""
 BY_HEART = 0.5
-"""Training accuracy at the end, below which little was learned, by heart or otherwise."""
+"""Training accuracy below which little was learned, by heart or otherwise."""
 ABOVE = 0.08
 """Validation accuracy above training accuracy by this much, where training images are no harder."""
 AHEAD = 0.06
@@ -128,10 +134,14 @@ def label_noise(curve: Curve) -> Finding | None:
         (min(train_least - val_least, agreed) < LEVEL and last < val_least + error / 2 and rise > HEART_RISE)
         or (agreed < TOGETHER and last - val_least < (train - train_least) / 2 and rise > HEART_HINT)
     )
+    against = None if facts.distorted else points[least].contradicted
+    by_then = train - train_least > LATE or train - last > GAP
+    most = AGAINST if by_then else AGAINST_ALONE
+    contradicted = against is not None and against > most and train_least > BY_HEART
     below = not facts.distorted and last - train > max(ABOVE, ERRORS * error) and train < UNLEARNED
     ahead = [] if facts.distorted else _ahead(points, facts.val_n)
     parted = None if facts.distorted else _parted(points, accuracies, facts.val_n)
-    if not (drops or by_heart or below or ahead or parted):
+    if not (drops or by_heart or contradicted or below or ahead or parted):
         return None
     if drops:
         seen = (f"Validation accuracy was best at epoch {points[peak].epoch} ({100 * best:.0f}%, training "
@@ -141,6 +151,10 @@ def label_noise(curve: Curve) -> Finding | None:
         seen = (f"Validation loss was least at epoch {points[least].epoch} with training and validation accuracy at "
                 f"{100 * train_least:.0f}% and {100 * val_least:.0f}%; since then training accuracy rose to "
                 f"{100 * train:.0f}% and validation accuracy did not ({100 * last:.0f}%)")  # fmt: skip
+    elif contradicted:
+        seen = (f"Where the validation loss was least (epoch {points[least].epoch}) the network was sure of another "
+                f"class of {100 * (against or 0):.0f}% of the training images; it ended at {100 * train:.0f}% of them "
+                f"right, and {100 * last:.0f}% of the validation images")  # fmt: skip
     elif ahead:
         point = ahead[len(ahead) // 2]
         there, then = 100 * (point.val_accuracy or 0), 100 * (point.accuracy or 0)
@@ -157,7 +171,7 @@ def label_noise(curve: Curve) -> Finding | None:
         "Look at the training images that are called wrong; stop at the best epoch and smooth the labels meanwhile.",
         "train.label_smoothing", 0.1,
         {"best_epoch": points[peak].epoch, "best_val_accuracy": best, "last_val_accuracy": last,
-         "train_accuracy_then": train_then, "train_accuracy": train, "val_error": error},
+         "train_accuracy_then": train_then, "train_accuracy": train, "val_error": error, "contradicted": against},
     )  # fmt: skip
 
 
@@ -172,8 +186,9 @@ def _parted(points: list[Point], val: list[float], n: int) -> Point | None:
         alone = end - train
         level = train < UNLEARNED and there >= train - EVEN
         still = most - there <= ALONE_SHARE * alone
+        room = 1 - there > alone / 2  # else there was nothing left for validation to gain
         told_apart = ERRORS * binomial_error(there, n) < ALONE < alone
-        if level and still and told_apart:
+        if level and still and room and told_apart:
             return now
     return None
 

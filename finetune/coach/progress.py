@@ -16,10 +16,17 @@ MOVED = 0.05
 """A smaller fall has no shape: it is within the first batch's sampling error."""
 FEW_STEPS = 100
 """Fewer steps than this are too few at any usual rate: a curve that falls in them needs more of them."""
+LIVELY = 1e-3
+"""Steps that move the weights by more than this share are no small ones: a loss that stays where it is has another
+reason ..."""
+TIMID = 5e-4
+"""... and with steps that move them by less than this one, however it fell, they are the reason."""
 ABOUT = 1.1
 """An end above the start by more than this is another trouble."""
 LEARNED = 0.9
 """Training accuracy from which nothing needs to be said about speed or size."""
+NOT_LEARNED = 0.88
+"""Training accuracy below which an end without a gap is underfitting."""
 NO_GAP = 0.08
 """Training accuracy above the validation accuracy by less than this is no gap ..."""
 NO_GAP_ERRORS = 2.0
@@ -45,25 +52,31 @@ FALLING = 0.03
 
 
 def lr_too_low(curve: Curve) -> Finding | None:
-    """The loss falls, evenly and hardly at all, with a long way to go."""
-    accuracy = curve.accuracy
+    """The loss falls, evenly or by steps that hardly move the weights, and hardly at all, with a long way to go."""
+    accuracy, update = curve.accuracy, curve.update
     if accuracy is None or len(curve.losses) < 3 or accuracy >= LEARNED or curve.fallen >= BARELY:
         return None
     if curve.fallen > MOVED and curve.planned_steps < FEW_STEPS:
         return None
-    if curve.end > ABOUT * curve.start or (curve.fallen > MOVED and curve.fall_time(0.5) < EVENLY):
+    if update is not None and update > LIVELY:
+        return None
+    evenly = (
+        curve.fallen <= MOVED or curve.fall_time(0.5) >= EVENLY or (update is not None and update < TIMID)
+    )
+    if curve.end > ABOUT * curve.start or not evenly:
         return None
     if (
         max(centred(curve.losses)) - curve.end >= BARELY * curve.way
     ):  # it went up and came down again: it moves
         return None
     lr = curve.facts.lr
+    seen = "evenly" if update is None else f"by steps that move the weights by {100 * update:.2g}%"
     return Finding(
         "lr too low", "warning",
-        f"The loss fell only from {curve.start:.3g} to {curve.end:.3g} in {curve.planned_epochs} epochs, evenly, with "
+        f"The loss fell only from {curve.start:.3g} to {curve.end:.3g} in {curve.planned_epochs} epochs, {seen}, with "
         f"training accuracy at {100 * accuracy:.0f}%: the learning rate is too low.",
         "Raise it.", "train.lr", None if lr is None else lr * 10,
-        {"first_loss": curve.start, "last_loss": curve.end, "fallen": curve.fallen, "lr": lr},
+        {"first_loss": curve.start, "last_loss": curve.end, "fallen": curve.fallen, "lr": lr, "update": update},
     )  # fmt: skip
 
 
@@ -98,7 +111,9 @@ def plateau(curve: Curve) -> Finding | None:
 def underfitting(curve: Curve) -> Finding | None:
     """Training images themselves are not learned, and validation is no worse."""
     accuracy = curve.accuracy
-    if accuracy is None or not curve.epochs or accuracy >= LEARNED - 0.02 or curve.fallen < 0.05:
+    if accuracy is None or not curve.epochs or accuracy >= NOT_LEARNED:
+        return None
+    if curve.fallen < MOVED and (curve.update is None or curve.update < LIVELY):
         return None
     scores = [p.val_accuracy for p in curve.scored[-3:] if p.val_accuracy is not None]
     gap = None

@@ -24,6 +24,7 @@ from finetune.training.feed import Feed
 from finetune.training.meter import Meter
 from finetune.training.micro_batch import MicroBatches
 from finetune.training.model_state import load_tensors, model_state, trained_tensors
+from finetune.training.movement import Movement
 from finetune.training.optim import build_optimizer, param_groups, set_lr
 from finetune.training.pace import Pace
 from finetune.training.penalties import Penalty
@@ -61,6 +62,7 @@ class Job:
         self.criterion = feed.objective.criterion(phase, feed.train_labels, feed.classes).to(engine.device)
         self.penalty = Penalty(groups, phase, desk.reference)
         self.meter, self.score = Meter(engine.device, feed.objective), feed.objective.score
+        self.movement = Movement(p for group in groups for p in group["params"])
         self.micro = MicroBatches(self)
         self.united = United(self)
         self.guard = Guard(desk.rollbacks, feed.objective.chance)
@@ -118,6 +120,11 @@ class Job:
         """Set every group's learning rate for the coming step."""
         place = self.pace.position(self.progress.step)
         set_lr(self.optimizer, self._factor(place) * self.guard.lr_scale, place / self.pace.planned)
+
+    def move(self) -> None:
+        """Move the weights along their gradients, which are clipped before and cleared after."""
+        with self.movement.measured((self.progress.step + 1) % self.desk.log_every == 0):
+            self.engine.step(self.phase.clip_grad)
 
     def after_step(self, batches: int, images: int, loss: Tensor) -> None:
         """Count, look for trouble, log, save and stop where due."""
@@ -324,7 +331,8 @@ class Job:
         values = self.meter.close_interval() if logging else self.meter.read()
         row = {**self._place(self.progress.epoch + 1), **values, "seconds": self.meter.seconds}
         if logging:
-            self.desk.write({"kind": "step", **row})
+            moved = self.movement.read()
+            self.desk.write({"kind": "step", **row, **({} if moved is None else {"update": moved})})
         self.desk.listener.on_step({**row, "eta_seconds": self._eta()})
         self._shown_at = time.perf_counter()
         self.meter.resume_clock()

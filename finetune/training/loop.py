@@ -55,7 +55,7 @@ def train_step(job: Job, group: list[Batch]) -> Tensor:
     job.meter.add_step(seen, images)
     if job.penalty:
         job.penalty.add_gradients(job.engine.loss_scale)
-    job.engine.step(job.phase.clip_grad)
+    job.move()
     return total
 
 

@@ -29,15 +29,18 @@ class Meter:
         self._since = time.perf_counter()
 
     def _zeros(self) -> Tensor:
-        return torch.zeros(3, dtype=self._dtype, device=self._device)
+        """Loss, score, images, contradicted labels."""
+        return torch.zeros(4, dtype=self._dtype, device=self._device)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """A micro-batch: mean loss, (B, K) logits, (B,) labels or (B, K) targets, which the objective scores."""
         n = len(labels)
-        right = self.objective.scores(logits.detach(), labels).sum()
+        answers = logits.detach()
+        right = self.objective.scores(answers, labels).sum().to(self._dtype)
+        against = self.objective.contradicted(answers, labels).sum().to(self._dtype)
         total = loss.detach().to(self._dtype) * n
         # A number copied to a GPU makes the processor wait for it; one that is filled in there does not.
-        self._interval += torch.stack([total, right.to(self._dtype), torch.full_like(total, n)])
+        self._interval += torch.stack([total, right, torch.full_like(total, n), against])
         self._images += n
 
     def add_step(self, parts: Sequence[tuple[Tensor, Tensor, Tensor]], images: int) -> None:
@@ -88,15 +91,19 @@ class Meter:
         return row
 
     def close_epoch(self) -> dict[str, float]:
-        """Mean loss and accuracy of the epoch, then start the next."""
+        """Mean loss and accuracy of the epoch and the share of contradicted labels, where that is known; then start
+        the next."""
         self.close_interval()
         row = self._means(self._epoch) | {"images_per_second": _rate(self._epoch_images, self._epoch_busy)}
+        images, against = self._epoch[2:].tolist()
+        if images and math.isfinite(against):
+            row["contradicted"] = against / images
         self._epoch = self._zeros()
         self._epoch_images, self._epoch_busy = 0, 0.0
         return row
 
     def _means(self, sums: Tensor) -> dict[str, float]:
-        loss, right, n = sums.tolist()
+        loss, right, n, _ = sums.tolist()
         score = self.objective.score
         return {"loss": loss / n, score: right / n} if n else {"loss": math.nan, score: math.nan}
 
@@ -106,9 +113,13 @@ class Meter:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with saved sums."""
-        self._interval = state["interval"].to(self._device, self._dtype)
-        self._epoch = state["epoch"].to(self._device, self._dtype)
+        self._interval, self._epoch = (self._loaded(state[name]) for name in ("interval", "epoch"))
         self._seconds = float(state["seconds"])
+
+    def _loaded(self, sums: Tensor) -> Tensor:
+        """Saved sums; of a version that did not count contradicted labels they are not known."""
+        sums = sums.to(self._device, self._dtype)
+        return sums if len(sums) == 4 else torch.cat([sums, sums.new_full((4 - len(sums),), math.nan)])
 
 
 def _rate(images: int, seconds: float) -> float:

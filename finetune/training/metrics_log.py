@@ -31,13 +31,17 @@ COLUMNS = (
     "accuracy",
     "lr",
     "head_lr",
+    "update",
     "val_loss",
     "val_accuracy",
+    "contradicted",
     "images_per_second",
     "seconds",
 )
 """Columns of metrics.csv; ``kind`` is first (the loss before the first step), step, epoch or diverged (the loss was no
-number). JSON rows hold the keys that apply."""
+number); ``update`` is how far the row's last step moved the weights (movement.py), ``contradicted`` the share of an
+epoch's images of which the network was surer that they are of another class than of all others together. JSON rows
+hold the keys that apply."""
 
 
 class MetricsLog:

@@ -61,6 +61,11 @@ class Objective(ABC):
     def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(B,) score of each image."""
 
+    def contradicted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(B,) whether the network is surer of another answer than of all others together, the right one too. NaN where
+        that cannot be said."""
+        return torch.full((len(outputs),), math.nan, device=outputs.device)
+
     @abstractmethod
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(B,) whether an answer is as good as right: what a network that learned images by heart gives."""
@@ -98,6 +103,12 @@ class Classes(Objective):
 
     def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs.argmax(1) == dominant(targets)
+
+    def contradicted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if targets.ndim > 1:  # mixed images have no one label
+            return super().contradicted(outputs, targets)
+        share, answer = outputs.float().softmax(1).max(1)
+        return (share > 0.5) & (answer != targets)
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self.scores(outputs, targets)

@@ -226,3 +226,37 @@ def test_facts_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "training.json").write_text("{")
     with pytest.raises(RunError, match=r"training\.json cannot be read"):
         phase_facts(tmp_path)
+
+
+def with_updates(found: list[dict[str, Any]], update: float) -> list[dict[str, Any]]:
+    return [{**row, "update": update} if row["kind"] == "step" else row for row in found]
+
+
+def test_small_steps_part_a_low_rate_from_a_small_network() -> None:
+    """The same losses: what the steps did to the weights tells why they hardly fell."""
+    slow = rows(lambda t: 2.3 - 0.5 * t, lambda t: 0.1 + 0.1 * t)
+    assert named(slow) == ["lr too low"]
+    assert named(with_updates(slow, 5e-5)) == ["lr too low"]
+    assert named(with_updates(slow, 5e-3)) == ["underfitting"]
+
+
+def test_steps_that_hardly_move_the_weights_are_told_however_the_loss_fell() -> None:
+    early = rows(lambda t: 2.3 - 0.5 * min(1.0, 20 * t), lambda t: 0.25)
+    assert "lr too low" not in named(early)
+    finding = diagnose(with_updates(early, 1e-4), FACTS)[0]
+    assert (finding.name, finding.evidence["update"]) == ("lr too low", 1e-4)
+    assert "0.01%" in finding.sentence
+
+
+def contradicting(share: float) -> list[dict[str, Any]]:
+    """Few images: a gap between the accuracies, and labels that the network once contradicted."""
+    found = rows(falls(0.05, 3), rises(0.99, 4), lambda t: 1.2 + (t - 0.3) ** 2, rises(0.6, 8))
+    return [{**row, "contradicted": share} if row["kind"] == "epoch" else row for row in found]
+
+
+def test_contradicted_labels_part_wrong_labels_from_few_images() -> None:
+    assert "overfitting" in named(contradicting(0.0))
+    assert "label noise" not in named(contradicting(0.0))
+    assert "label noise" in named(contradicting(0.12))
+    # Where augmentation makes images hard, being sure of another class may be the augmentation's doing.
+    assert "label noise" not in named(contradicting(0.12), Facts(**{**FACTS.to_dict(), "distorted": True}))

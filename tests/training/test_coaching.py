@@ -55,6 +55,7 @@ def test_a_rate_that_is_too_low(tiny: Any, tmp_path: Path) -> None:
     found = trained(tiny, tmp_path, ear, tiny.bundle(64, 40), lr=1e-6, head_lr=1e-6, epochs=8)
     assert found[0]["name"] == "lr too low"
     assert found[0]["phase"] == "finetune"
+    assert found[0]["evidence"]["update"] < 1e-4
     assert ear.heard == []
 
 
