@@ -1,32 +1,51 @@
-"""A folder that plain timm (``timm.create_model("local-dir:DIR", pretrained=True)``) or torchvision reads."""
+"""A folder that plain timm (``timm.create_model("local-dir:DIR", pretrained=True)``) or torchvision reads.
+
+Neither has a place for a head on several stages: that is read by a file of code beside the weights.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from finetune.errors import ExportError, must
+from finetune.export import standalone
 from finetune.export.base import Export
+from finetune.files import atomic_write_bytes, atomic_write_json
 from finetune.zoo.backbone import Backbone
 from finetune.zoo.card import ModelCard
 from finetune.zoo.create import save_backbone
 from finetune.zoo.heads import Bottleneck
 
+_CODE = "model.py"
+
 
 class SafetensorsExport(Export):
-    """model.safetensors under the source library's own names, and a config.json beside it."""
+    """model.safetensors under the source library's own names, and a config.json beside it; for a head on several stages
+    also model.py (standalone.py), which needs that library and no more."""
 
     def write(self, backbone: Backbone, classes: tuple[str, ...], out: Path) -> None:
-        if not backbone.is_plain:
+        several = not backbone.is_plain and _is_linear(backbone)
+        if not backbone.is_plain and not several:
             raise ExportError(_why_not(backbone))
         save_backbone(backbone, out, classes=classes)
+        if several:
+            config = _config(out) | {"several_stages": _several_stages(backbone)}
+            atomic_write_json(out / "config.json", config)
+            atomic_write_bytes(out / _CODE, Path(standalone.__file__).read_bytes())
 
     def load(self, out: Path) -> torch.nn.Module:
         config = _config(out)
         model: torch.nn.Module
+        if "several_stages" in config:
+            model = _code_of(out).load()
+            return model
         if not _is_torchvision(config):
             import timm
 
@@ -42,11 +61,43 @@ class SafetensorsExport(Export):
 
     def how(self, out: Path) -> str:
         config = _config(out)
+        if "several_stages" in config:
+            return f"from model import load; load(), with {out} on Python's path; or finetune"
         if _is_torchvision(config):
             name, k = config["architecture"], config["num_classes"]
             weights = out / "model.safetensors"
             return f'torchvision.models.get_model("{name}", num_classes={k}), then load {weights}'
         return f'timm.create_model("local-dir:{out}", pretrained=True)'
+
+
+def _is_linear(backbone: Backbone) -> bool:
+    """Whether all but the place of the head is as the source library has it."""
+    usual = backbone.pooling == "global" and backbone.norm_layers == "own"
+    # What was taken out of a torchvision network that has no plain linear classifier is not known by name.
+    known = backbone.head_path is not None or backbone.card.built_by == "timm"
+    linear = isinstance(backbone.head, torch.nn.Linear) and backbone.preprocessing.mean_image is None
+    return usual and known and linear and backbone.head_taps != (backbone.num_stages - 1,)
+
+
+def _several_stages(backbone: Backbone) -> dict[str, Any]:
+    """What model.py must know: how the network is built, and where its head reads."""
+    card = backbone.card
+    return {
+        "library": card.built_by,
+        "source_classes": card.source_classes,
+        "classifier": backbone.head_path,
+        "taps": [asdict(tap) if (tap := backbone.tap(i)) is not None else None for i in backbone.head_taps],
+    }
+
+
+def _code_of(out: Path) -> ModuleType:
+    """The folder's model.py, which this format wrote."""
+    spec = importlib.util.spec_from_file_location(f"finetune_export_{out.name}", out / _CODE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _is_torchvision(config: dict[str, Any]) -> bool:
@@ -68,15 +119,7 @@ def _why_not(backbone: Backbone) -> str:
     if backbone.preprocessing.mean_image is not None:
         return must("The normalisation of a safetensors export", "a mean and a std of each channel, as timm has",
                     "data.normalise=mean-image", f"{remedy}, or train with data.normalise=data.")  # fmt: skip
-    if backbone.head_taps == (backbone.num_stages - 1,):
-        return f"The head of {backbone.name} has no place in plain {source} weights. {remedy}."
-    stages = ", ".join(backbone.stage_names[i] for i in backbone.head_taps)
-    return must(
-        "The head of a safetensors export",
-        f"on the last stage alone, where {source} has one",
-        f"a head on stages {stages}",
-        f"{remedy}, or train with probe.stages=last and another strategy than multistage.",
-    )
+    return f"The head of {backbone.name} has no place in plain {source} weights. {remedy}."
 
 
 def _config(out: Path) -> dict[str, Any]:

@@ -63,8 +63,8 @@ class Explanation:
         if not rest or not isinstance(first, ProbePhase) or len(first.candidates) == 1:
             return None
         return (
-            "The first head reads the stages that separate best by cross-validation. On several of them the network "
-            "cannot be exported to plain timm: probe.stages=last keeps that."
+            "The first head reads the stages that separate best by cross-validation. On several of them an export is "
+            "read by a file of code beside it instead of plain timm: probe.stages=last keeps that."
         )
 
     def more_images(self) -> int | None:

@@ -14,7 +14,7 @@ from finetune.zoo.card import ModelCard
 from finetune.zoo.exchangeable import Exchangeable
 from finetune.zoo.fold import folded
 from finetune.zoo.split import Reached, find_cuts, inside, run_tail
-from finetune.zoo.stages import captured, find_layout
+from finetune.zoo.stages import Tap, captured, find_layout
 from finetune.zoo.trace import first_tensor, trace
 
 
@@ -111,6 +111,10 @@ class Backbone(Exchangeable):
         parts = [found[i] if i < self.num_stages - 1 else embedding for i in self.head_taps]
         logits: Tensor = self.head(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
         return logits
+
+    def tap(self, stage: int) -> Tap | None:
+        """Where a stage's feature vector is read; None of the last, whose vector is the embedding."""
+        return self._layout.taps[stage] if stage < self.num_stages - 1 else None
 
     # --- cutting the network in two ---------------------------------------------------------------------
 

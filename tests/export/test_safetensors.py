@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from finetune.errors import ConfigError, ExportError, RunError
 from finetune.export import EXPORTS
 from finetune.export.safetensors import SafetensorsExport
 from finetune.export.write import export, how_to_read
+from finetune.zoo.backbone import Backbone
 from finetune.zoo.card import ModelCard
-from finetune.zoo.create import config_of, create_backbone
+from finetune.zoo.create import config_of, create_backbone, load_backbone
 
 CLASSES = ("ant", "bee", "wasp")
 
@@ -79,13 +82,63 @@ def test_any_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not (tmp_path / "x").exists()
 
 
-def test_several_stages_have_no_place(tmp_path: Path) -> None:
-    backbone = create_backbone("test_resnet", pretrained=False, num_classes=3)
-    taps = (1, backbone.num_stages - 1)
-    backbone.set_head(torch.zeros(3, sum(backbone.widths[t] for t in taps)), torch.zeros(3), taps)
-    with pytest.raises(
-        ExportError, match=r"must be on the last stage alone.* or train with probe\.stages=last"
-    ):
+def several(name: str, taps: tuple[int, ...] = (1, -1), classes: int = 3) -> Backbone:
+    """A network with a random head on some stages, counted from the end where negative."""
+    size = 64 if "vit" not in name and "deit" not in name else None
+    backbone = create_backbone(name, pretrained=False, num_classes=classes, image_size=size).eval()
+    chosen = tuple(t % backbone.num_stages for t in taps)
+    width = sum(backbone.widths[t] for t in chosen)
+    generator = torch.Generator().manual_seed(0)
+    backbone.set_head(
+        torch.randn(classes, width, generator=generator), torch.randn(classes, generator=generator), chosen
+    )
+    return backbone
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["test_resnet", "test_vit", "test_efficientnet", "test_convnext", "deit_tiny_distilled_patch16_224",
+     "torchvision:resnet18", "torchvision:mobilenet_v3_small"],
+)  # fmt: skip
+def test_heads_on_several_stages_are_read_without_finetune(name: str, tmp_path: Path) -> None:
+    backbone = several(name, (0, 1, -1))
+    out = export(backbone, CLASSES, tmp_path / "x")
+    assert sorted(p.name for p in out.iterdir()) == ["config.json", "model.py", "model.safetensors"]
+    assert json.loads((out / "config.json").read_text())["label_names"] == list(CLASSES)
+    size = backbone.preprocessing.size
+    x = torch.randn(2, 3, size, size)
+    torch.save(x, tmp_path / "x.pt")
+    code = (
+        "import sys; sys.modules['finetune'] = None; import torch; from model import load; net = load();"
+        f"x = torch.load({str(tmp_path / 'x.pt')!r}, weights_only=True);"
+        f"torch.save(net(x).detach(), {str(tmp_path / 'y.pt')!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=out, check=True, capture_output=True)
+    with torch.inference_mode():
+        expected = backbone(x)
+    torch.testing.assert_close(
+        torch.load(tmp_path / "y.pt", weights_only=True), expected, rtol=1e-4, atol=1e-4
+    )
+    assert "from model import load" in how_to_read(out, "safetensors")
+
+
+def test_heads_on_several_stages_come_back_to_finetune(tmp_path: Path) -> None:
+    backbone = several("test_resnet")
+    out = export(backbone, CLASSES, tmp_path / "x")
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(load_backbone(out)(x), backbone(x))
+
+
+def test_a_head_on_one_earlier_stage(tmp_path: Path) -> None:
+    backbone = several("test_resnet", (1,))
+    export(backbone, CLASSES, tmp_path / "x")  # verifies the answers
+
+
+def test_several_stages_with_norms_that_no_library_builds_are_refused(tmp_path: Path) -> None:
+    backbone = several("test_resnet")
+    backbone.use_group_norms()
+    with pytest.raises(ExportError, match="norm_layers=group"):
         export(backbone, CLASSES, tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
