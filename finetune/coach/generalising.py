@@ -127,7 +127,10 @@ def label_noise(curve: Curve) -> Finding | None:
     around = points[max(0, least - 1) : least + 2]
     train_least = median(p.accuracy or 0.0 for p in around)
     val_least = median(p.val_accuracy or 0.0 for p in around)
-    learned_on = train_least < UNLEARNED and train - train_least > LATE
+    # Where validation had little left to gain, it cannot stay behind.
+    learned_on = (
+        train_least < UNLEARNED and train - train_least > LATE and 1 - val_least > (train - train_least) / 2
+    )
     agreed = _gap_before(points, least)
     rise = losses[-1] / max(losses[least], 1e-9)
     by_heart = learned_on and (

@@ -107,6 +107,15 @@ class Probing:
         }  # fmt: skip
 
 
+def as_before(phase: ProbePhase, first: dict[str, Any]) -> ProbePhase:
+    """A head that is fitted again takes the stages that the plan's first one took, and averages where that one did:
+    what was chosen for it counts. ``first``: the facts about that head's phase, none where there is none."""
+    taps = first.get("taps")
+    if not phase.restart or len(phase.candidates) == 1 or not taps or first.get("solver") == "average":
+        return phase
+    return phase.model_copy(update={"candidates": (tuple(taps),), "combine": "pick"})
+
+
 def images_of(phase: ProbePhase | GradientPhase, bundle: DataBundle) -> DataBundle:
     """The images as the phase divides them: with ``train+val`` nothing is left to validate on."""
     if phase.fit_on == "train":

@@ -16,7 +16,7 @@ from finetune.errors import ConfigError, Interrupted
 from finetune.events import Listener
 from finetune.recipe import Recipe
 from finetune.strategy.plan import ProbePhase
-from finetune.training import execute as module
+from finetune.training import tuning as module
 from finetune.training.execute import execute
 from finetune.training.lr_find import HIGHEST, LOWEST, Found, find_lr, longest_valley, smoothed, suggest
 

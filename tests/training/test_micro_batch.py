@@ -15,8 +15,8 @@ import torch
 from finetune.errors import ConfigError, Interrupted, TrainingError
 from finetune.events import Listener
 from finetune.recipe import Recipe
-from finetune.training import execute as executor
 from finetune.training import micro_batch
+from finetune.training import tuning as executor
 from finetune.training.execute import execute
 from finetune.training.feed import Feed
 from finetune.training.job import Job

@@ -149,7 +149,7 @@ def test_handlers_are_put_back(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_measured_choice_is_kept(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetune.training import execute as module
+    from finetune.training import tuning as module
 
     settings = tiny.recipe(log_every=1, precision="auto", channels_last="auto")
     with pytest.raises(Interrupted):
