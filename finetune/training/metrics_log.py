@@ -68,6 +68,9 @@ class MetricsLog:
         self._folder = folder
         if self._files and self._files["metrics.csv"].tell() == 0:
             self._append("metrics.csv", ",".join(self._columns) + "\r\n")
+        elif self._files:  # a version with other columns may have begun it
+            with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+                self._columns = next(csv.reader(file))
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row. Raises RunError where the disk is full."""

@@ -59,3 +59,16 @@ def test_full_disk(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"The disk is full: .*metrics\.jsonl"), MetricsLog(tmp_path) as log:
         log.write(row(1))
+
+
+def test_a_log_that_another_version_began_keeps_its_columns(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path) as log:
+        log.write(row(1))
+    old = "kind,phase,step,loss\r\nstep,p,1,0.5\r\n"
+    (tmp_path / "metrics.csv").write_text(old, newline="")
+    sizes = {"metrics.jsonl": (tmp_path / "metrics.jsonl").stat().st_size, "metrics.csv": len(old)}
+    with MetricsLog(tmp_path, sizes) as log:
+        log.write({**row(2), "update": 0.1})
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert list(csv.reader(file))[2] == ["step", "a, b", "2", "0.25"]
+    assert read_metrics(tmp_path)[1]["update"] == 0.1
