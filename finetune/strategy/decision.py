@@ -23,8 +23,10 @@ from finetune.strategy.table import (
 )
 from finetune.strategy.wording import WORDS
 
-TINY = 10.0
+TINY = 3.0
 """Below this median of images a class the heads alone are trained, however far the source is."""
+FEW = 10.0
+"""Below it they are near the source too, beyond doubt or not."""
 
 SOLVED = 0.005
 """A leave-one-out error of the linear head below this leaves tuning nothing to win."""
@@ -214,7 +216,7 @@ def _choose(
             f"{second} is next.",
         )
     if row == "very little data":
-        if near and sure:
+        if near and (sure or evidence.median < FEW):
             return (
                 "linear",
                 "partial",

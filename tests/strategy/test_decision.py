@@ -61,8 +61,14 @@ def test_the_four_corners() -> None:
 
 
 def test_tiny_data_train_heads_only() -> None:
-    assert decide(evidence(FAR, 3, classes=6)).chosen in ("linear", "multistage")
+    assert decide(evidence(FAR, 2, classes=6)).chosen in ("linear", "multistage")
     assert decide(evidence(NEAR, 2)).chosen in ("linear", "multistage")
+
+
+def test_few_images_are_tuned_far_from_the_source_and_not_near_it() -> None:
+    for m in (3, 5, 9):
+        assert decide(evidence(FAR, m)).chosen == "full"
+        assert decide(evidence(NEAR, m)).chosen == "linear"
 
 
 def test_nothing_left_to_win() -> None:
