@@ -183,8 +183,11 @@ def show_explanation(found: Explanation) -> None:
         screen.bullet(sentence)
     evidence = found.decision.evidence
     if evidence is not None and evidence.measure == "accuracy" and found.more_images() is None:
+        left = 1 - evidence.shown(evidence.last)[0]
         screen.bullet(
-            "More images: how many would give 5 points is not known; more hardly helped the linear head here."
+            "More images: the linear head has less than 5 points left to gain."
+            if left < 0.05
+            else "More images: how many would give 5 points is not known; more hardly helped the linear head here."
         )
     if found.cost is not None:
         screen.bullet(cost_line(found.cost))
