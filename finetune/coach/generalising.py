@@ -127,18 +127,16 @@ def label_noise(curve: Curve) -> Finding | None:
     around = points[max(0, least - 1) : least + 2]
     train_least = median(p.accuracy or 0.0 for p in around)
     val_least = median(p.val_accuracy or 0.0 for p in around)
-    # Where validation had little left to gain, it cannot stay behind.
-    learned_on = (
-        train_least < UNLEARNED and train - train_least > LATE and 1 - val_least > (train - train_least) / 2
-    )
+    gained = train - train_least
+    learned_on = train_least < UNLEARNED and gained > LATE and _had_room(val_least, gained)
     agreed = _gap_before(points, least)
     rise = losses[-1] / max(losses[least], 1e-9)
     by_heart = learned_on and (
         (min(train_least - val_least, agreed) < LEVEL and last < val_least + error / 2 and rise > HEART_RISE)
-        or (agreed < TOGETHER and last - val_least < (train - train_least) / 2 and rise > HEART_HINT)
+        or (agreed < TOGETHER and last - val_least < gained / 2 and rise > HEART_HINT)
     )
     against = None if facts.distorted else points[least].contradicted
-    by_then = train - train_least > LATE or train - last > GAP
+    by_then = gained > LATE or train - last > GAP
     most = AGAINST if by_then else AGAINST_ALONE
     contradicted = against is not None and against > most and train_least > BY_HEART
     below = not facts.distorted and last - train > max(ABOVE, ERRORS * error) and train < UNLEARNED
@@ -178,6 +176,12 @@ def label_noise(curve: Curve) -> Finding | None:
     )  # fmt: skip
 
 
+def _had_room(val: float, gained: float) -> bool:
+    """Whether validation accuracy could stay behind a training accuracy that gained so much: where little was left to
+    gain it cannot."""
+    return 1 - val > gained / 2
+
+
 def _parted(points: list[Point], val: list[float], n: int) -> Point | None:
     """The first epoch at which both accuracies were level and after which training alone went on; None where there
     is none, or where the validation images are too few to see validation stand still."""
@@ -189,9 +193,8 @@ def _parted(points: list[Point], val: list[float], n: int) -> Point | None:
         alone = end - train
         level = train < UNLEARNED and there >= train - EVEN
         still = most - there <= ALONE_SHARE * alone
-        room = 1 - there > alone / 2  # else there was nothing left for validation to gain
         told_apart = ERRORS * binomial_error(there, n) < ALONE < alone
-        if level and still and room and told_apart:
+        if level and still and told_apart and _had_room(there, alone):
             return now
     return None
 

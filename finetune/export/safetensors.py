@@ -31,7 +31,7 @@ class SafetensorsExport(Export):
     also model.py (standalone.py), which needs that library and no more."""
 
     def write(self, backbone: Backbone, classes: tuple[str, ...], out: Path) -> None:
-        several = not backbone.is_plain and _is_linear(backbone)
+        several = _reads_several(backbone)
         if not backbone.is_plain and not several:
             raise ExportError(_why_not(backbone))
         save_backbone(backbone, out, classes=classes)
@@ -70,13 +70,11 @@ class SafetensorsExport(Export):
         return f'timm.create_model("local-dir:{out}", pretrained=True)'
 
 
-def _is_linear(backbone: Backbone) -> bool:
-    """Whether all but the place of the head is as the source library has it."""
-    usual = backbone.pooling == "global" and backbone.norm_layers == "own"
+def _reads_several(backbone: Backbone) -> bool:
+    """Whether the place of the head is all that the source library has not."""
     # What was taken out of a torchvision network that has no plain linear classifier is not known by name.
     known = backbone.head_path is not None or backbone.card.built_by == "timm"
-    linear = isinstance(backbone.head, torch.nn.Linear) and backbone.preprocessing.mean_image is None
-    return usual and known and linear and backbone.head_taps != (backbone.num_stages - 1,)
+    return backbone.is_usual and known and backbone.head_taps != (backbone.num_stages - 1,)
 
 
 def _several_stages(backbone: Backbone) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from finetune.zoo.adapters import attach, freeze_all_but_adapters, merge, target
 from finetune.zoo.heads import Bottleneck
 
 if TYPE_CHECKING:
+    from finetune.coach.finding import Facts
     from finetune.data.imageset import DataBundle, ImageSet
     from finetune.zoo.backbone import Backbone
 
@@ -76,10 +77,10 @@ class Tuning:
             phase = rates_found(
                 self._job(desk, index, phase, feed, engine), self.record, self.listener.on_message
             )
-        self._describe(index, phase, feed.backbone, facts)
+        told = self._describe(index, phase, feed.backbone, facts)
         seed_everything(self.recipe.seed + index)
         if desk.coach is not None and not self.rehearse:
-            desk.coach.begin(index, facts_of(index, phase, images_of(phase, self.bundle), self.recipe))
+            desk.coach.begin(index, told)
         start = self._start(desk, index, phase, feed.backbone, fresh=saved is None)
         job = self._job(desk, index, phase, feed, engine)
         if norms := job.united.norms_line():
@@ -198,8 +199,8 @@ class Tuning:
         settle(job)
         return job
 
-    def _describe(self, index: int, phase: GradientPhase, backbone: Backbone, facts: dict[str, Any]) -> None:
-        """Write down and say which parameters the phase trains, and how."""
+    def _describe(self, index: int, phase: GradientPhase, backbone: Backbone, facts: dict[str, Any]) -> Facts:
+        """Write down and say which parameters the phase trains, and how; what the coach is told about it."""
         groups = describe_groups(param_groups(backbone, phase))
         told = facts_of(index, phase, images_of(phase, self.bundle), self.recipe)
         facts.update(
@@ -208,6 +209,7 @@ class Tuning:
         self.record.save()
         for line in summary_lines(groups):
             self.listener.on_message(line)
+        return told
 
     def _start(
         self, desk: Desk, index: int, phase: GradientPhase, backbone: Backbone, fresh: bool

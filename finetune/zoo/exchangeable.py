@@ -115,11 +115,16 @@ class Exchangeable(nn.Module):
         return count
 
     @property
+    def is_usual(self) -> bool:
+        """Whether a linear layer on some of its stages is all that the source library may not have."""
+        usual = self.pooling == "global" and self.norm_layers == "own"
+        return usual and isinstance(self.head, nn.Linear) and self.preprocessing.mean_image is None
+
+    @property
     def is_plain(self) -> bool:
         """Whether the source library's own model holds all of this network, head included."""
         own = self.head_path is not None and self.head_taps == (self.num_stages - 1,)
-        usual = self.pooling == "global" and self.norm_layers == "own"
-        return own and isinstance(self.head, nn.Linear) and usual and self.preprocessing.mean_image is None
+        return own and self.is_usual
 
     def plain_state_dict(self) -> dict[str, Tensor]:
         """The weights under the source library's names. Raises ZooError where the head has no place there."""
