@@ -71,7 +71,7 @@ def set_up(
     backbone = network(recipe, bundle, listener.on_message)
     if (how := recipe.data.normalise) != "backbone":
         _normalise_by_data(backbone, bundle.train, how, worker_count(recipe.data.workers), listener)
-    listener.on_backbone(_facts(backbone, device, threads))
+    listener.on_backbone(_facts(backbone, recipe, device, threads))
     return Setup(bundle, backbone.to(device), device, threads, obeyed)
 
 
@@ -248,10 +248,11 @@ def _read(plan: PlanLike, recipe: Recipe, listener: Listener) -> tuple[Plan, str
     return found
 
 
-def _facts(backbone: Backbone, device: Any, threads: int) -> dict[str, Any]:
+def _facts(backbone: Backbone, recipe: Recipe, device: Any, threads: int) -> dict[str, Any]:
     return {
         "name": backbone.name,
         "card": backbone.card,
+        "pretrained": recipe.pretrained,
         "parameters": sum(p.numel() for p in backbone.parameters()),
         "image_size": backbone.preprocessing.size,
         "stages": list(backbone.stage_names),

@@ -1,4 +1,4 @@
-"""What this machine keeps between runs to compute nothing twice: pooled features and resized pixels."""
+"""What this machine keeps between runs to compute nothing twice: features, pixels, measured speeds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from finetune.cache_files import found, leftovers, remove
 from finetune.runtime import cache_dir
 
-KINDS = {"features": "pooled features of every stage, by network", "pixels": "resized images, by settings"}
+KINDS = {
+    "features": "pooled features of every stage, by network",
+    "pixels": "resized images, by settings",
+    "formats": "measured speeds of number formats, by network and machine",
+}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One network's features, or the pixels of one way to make them."""
+    """One network's features, the pixels of one way to make them, or one network's speeds."""
 
     kind: str
     name: str

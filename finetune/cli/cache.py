@@ -21,7 +21,7 @@ _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 @click.group(cls=LazyGroup, lazy=_LAZY)
 def cache() -> None:
-    """Features and pixels that are kept between runs. Nothing here is needed: what is missing is made again."""
+    """Features, pixels and measured speeds, kept between runs; what is deleted is made again when needed."""
 
 
 def size_text(size: float) -> str:
@@ -45,7 +45,9 @@ def _age(context: click.Context, parameter: click.Parameter, value: str | None) 
     return float(parts[1]) * _UNITS[parts[2]]
 
 
-_KIND = click.argument("kinds", nargs=-1, type=click.Choice(list(KINDS)), metavar="[features] [pixels]")
+_KIND = click.argument(
+    "kinds", nargs=-1, type=click.Choice(list(KINDS)), metavar="[features|pixels|formats]..."
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 

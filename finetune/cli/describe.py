@@ -67,10 +67,12 @@ def backbone_lines(facts: dict[str, Any]) -> list[str]:
         f"{facts['name']}{arch}: {screen.count(facts['parameters'])} parameters, {facts['image_size']} px, "
         f"on {facts['device']}{threads}"
     ]
-    if card.source_dataset != "unknown":
+    if not facts["pretrained"]:
+        lines.append("random weights (pretrained=false)")
+    elif card.source_dataset != "unknown":
         reached = "" if card.accuracy is None else f", {card.accuracy:.1f}% top-1 there"
         lines.append(f"pretrained on {card.source_dataset}{reached}; licence {card.licence}")
-    if card.source == "bundled":
+    if card.source == "bundled" and facts["pretrained"]:
         lines += bigger(card)
     return lines
 

@@ -2,7 +2,8 @@
 
 bf16 is up to three times faster than fp32 where the processor has units for it and several times slower where
 it has not; channels_last helps most convolutional networks and hurts some. A few forward and backward passes
-tell. The choice is saved with the run, because a resumed run must make the same one.
+tell. The choice is saved with the run, because a resumed run must make the same one, and the speeds are kept on this
+machine, because a second run with the same seed should.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import ConfigError, must
+from finetune.training.precision_memory import remember, remembered
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 TORCH_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,8 +26,8 @@ _SHARE = 0.05
 """Measuring may pass at most this share of the images that the training will."""
 _PASSES = 3
 """Of which the first is not counted."""
-_CPU_IMAGES = 16
-"""A CPU is busy with few images; more would only take longer."""
+_CPU_IMAGES = (16, 8)
+"""A CPU is busy with few images; more would only take longer. The second where the training is short."""
 _MARGIN = 1.03
 """A format must be this much faster than the first candidate to be taken: less is noise."""
 
@@ -65,9 +67,10 @@ def choose_precision(
 ) -> Precision:
     """The fastest allowed format for forward and backward passes on ``batch``.
 
-    ``forward(model, batch)`` gives the logits. ``images`` is how many the whole training will pass: where
-    measuring would pass more than 5% of that, nothing is measured. The model and the random state are left as
-    they were. Raises ConfigError for fp16 on a CPU.
+    ``forward(model, batch)`` gives the logits. ``images`` is how many the whole training will pass: measuring passes
+    at most 5% of that, with fewer candidates and images where the training is short, or nothing is measured. What an
+    earlier run measured on this machine is taken over. The model and the random state are left as they were. Raises
+    ConfigError for fp16 on a CPU.
     """
     if wanted == "fp16" and device.type == "cpu":
         raise ConfigError(
@@ -87,12 +90,43 @@ def choose_precision(
         return _precision(
             candidates[0], "by the recipe" if wanted != "auto" else "the only sensible one here", {}
         )
-    if device.type == "cpu":
-        batch = batch[:_CPU_IMAGES]
-    if len(candidates) * _PASSES * len(batch) > _SHARE * images:
+    affordable = _affordable(candidates, len(batch), device, images)
+    if affordable is None:
         return _precision(_unmeasured(candidates, device), "training is too short to measure others", {})
+    candidates, count = affordable
+    batch = batch[:count]
+    speed = remembered(model, batch, device, [_label(candidate) for candidate in candidates])
+    if speed is not None:
+        return _fastest(candidates, speed, "measured in an earlier run")
+    started = time.perf_counter()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        return _measured(candidates, model, forward, batch, device)
+        speed = _measured(candidates, model, forward, batch, device)
+    remember(model, batch, device, speed)
+    return _fastest(candidates, speed, f"measured in {time.perf_counter() - started:.1f} s")
+
+
+def _affordable(
+    candidates: list[tuple[str, bool]], batch: int, device: torch.device, images: int
+) -> tuple[list[tuple[str, bool]], int] | None:
+    """Which candidates are measured on how many images; None where every way takes too much of the training.
+
+    The format matters more than the layout: in a short training it is tried in the first layout alone.
+
+    >>> four, cpu = [("fp32", True), ("fp32", False), ("bf16", True), ("bf16", False)], torch.device("cpu")
+    >>> _affordable(four, 64, cpu, 10_000) == (four, 16)
+    True
+    >>> _affordable(four, 64, cpu, 2_000)
+    ([('fp32', True), ('bf16', True)], 16)
+    >>> _affordable(four, 64, cpu, 1_000)
+    ([('fp32', True), ('bf16', True)], 8)
+    >>> _affordable(four, 64, cpu, 900)
+    """
+    formats = [candidate for candidate in candidates if candidate[1] == candidates[0][1]]
+    counts = [min(count, batch) for count in _CPU_IMAGES] if device.type == "cpu" else [batch]
+    for tried, count in ((candidates, counts[0]), *((formats, count) for count in counts)):
+        if len(tried) > 1 and len(tried) * _PASSES * count <= _SHARE * images:
+            return tried, count
+    return None
 
 
 def _measured(
@@ -101,20 +135,24 @@ def _measured(
     forward: Callable[[nn.Module, Tensor], Tensor],
     batch: Tensor,
     device: torch.device,
-) -> Precision:
+) -> dict[str, float]:
+    """Images per second of each candidate."""
     trial = copy.deepcopy(model).train()
-    started = time.perf_counter()
-    speed: dict[str, float] = {}
-    for candidate in candidates:
-        seconds = _time_step(trial, forward, batch, device, _precision(candidate, "", {}))
-        speed[_label(candidate)] = len(batch) / seconds
+    return {
+        _label(candidate): len(batch)
+        / _time_step(trial, forward, batch, device, _precision(candidate, "", {}))
+        for candidate in candidates
+    }
+
+
+def _fastest(candidates: list[tuple[str, bool]], speed: dict[str, float], how: str) -> Precision:
+    """The fastest, but the first where the others are no more than noise faster."""
     best = max(candidates, key=lambda c: speed[_label(c)])
     plain = candidates[0]
     if speed[_label(best)] < _MARGIN * speed[_label(plain)]:
         best = plain
     figures = ", ".join(f"{name} {value:.0f}" for name, value in speed.items())
-    spent = time.perf_counter() - started
-    return _precision(best, f"measured in {spent:.1f} s, images/s: {figures}", speed)
+    return _precision(best, f"{how}, images/s: {figures}", speed)
 
 
 def _time_step(

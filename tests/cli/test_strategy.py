@@ -35,6 +35,16 @@ def call(*words: object, code: int = 0) -> Result:
     return result
 
 
+def test_a_network_without_pretrained_weights_is_not_called_pretrained(picture_folder: Path) -> None:
+    for keys, told, not_told in (
+        (("pretrained=false",), "random weights (pretrained=false)", "pretrained on"),
+        ((), "pretrained on", "(pretrained=false)"),
+    ):
+        said = call("strategy", "advise", "--data", picture_folder, *keys).stdout
+        assert told in said
+        assert not_told not in said
+
+
 def test_ls() -> None:
     said = call("strategy", "ls").stdout
     assert all(entry.name in said for entry in STRATEGIES)

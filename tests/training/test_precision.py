@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ def test_the_fastest_is_taken_and_near_ties_go_to_the_first(
     seconds = {("fp32", True): 1.0, ("fp32", False): 1.2, ("bf16", True): 0.99, ("bf16", False): 2.0}
     monkeypatch.setattr(precision, "_formats", lambda _: ["fp32", "bf16"])
     monkeypatch.setattr(precision, "_time_step", lambda m, f, b, d, p: seconds[p.dtype, p.channels_last])
+    monkeypatch.setattr(precision, "remember", lambda *_: None)
     model, batch = tiny.backbone(), torch.randn(4, 3, 32, 32)
     near = choose(model, batch)
     assert (near.dtype, near.channels_last) == ("fp32", True)
@@ -56,6 +58,53 @@ def test_the_fastest_is_taken_and_near_ties_go_to_the_first(
 def test_short_training_is_not_delayed_by_measuring(tiny: Any) -> None:
     chosen = choose(tiny.backbone(), torch.randn(4, 3, 32, 32), images=12)
     assert chosen == Precision("fp32", True, "training is too short to measure others", {})
+
+
+def test_a_shorter_training_tries_fewer(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_formats", lambda _: ["fp32", "bf16"])
+    seen: list[int] = []
+
+    def timed(model: nn.Module, forward: Any, batch: Tensor, *_: Any) -> float:
+        seen.append(len(batch))
+        return 1.0
+
+    monkeypatch.setattr(precision, "_time_step", timed)
+    model, batch = tiny.backbone(), torch.randn(32, 3, 32, 32)
+    for images, expected in ((3840, [16] * 4), (1920, [16] * 2), (960, [8] * 2), (959, [])):
+        seen.clear()
+        choose(model, batch, images=images)
+        assert seen == expected
+
+
+def test_a_second_run_takes_over_what_the_first_measured(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = tiny.backbone(), torch.randn(8, 3, 32, 32)
+    first = choose(model, batch)
+    seconds = {True: 1.0, False: 1e-9}
+    monkeypatch.setattr(precision, "_time_step", lambda m, f, b, d, p: seconds[p.channels_last])
+    second = choose(model, batch)
+    assert second.images_per_second == first.images_per_second
+    assert (second.dtype, second.channels_last) == (first.dtype, first.channels_last)
+    assert second.reason.startswith("measured in an earlier run, images/s: fp32 ")
+    # another batch, or another part of the network that trains, is measured anew
+    assert choose(model, batch[:4]).images_per_second["fp32 contiguous"] == pytest.approx(4e9)
+    next(model.parameters()).requires_grad_(False)
+    assert choose(model, batch).images_per_second["fp32 contiguous"] == pytest.approx(8e9)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a safetensors file"])
+def test_damaged_memory_is_measured_again(tiny: Any, private_cache: Path, damage: bytes) -> None:
+    model, batch = tiny.backbone(), torch.randn(8, 3, 32, 32)
+    choose(model, batch)
+    (shard,) = (private_cache / "formats").rglob("*.safetensors")
+    shard.write_bytes(damage)
+    assert choose(model, batch).reason.startswith("measured in ")
+    (shard,) = (private_cache / "formats").rglob("*.safetensors")
+    assert choose(model, batch).reason.startswith("measured in an earlier run")
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tiny: Any, private_cache: Path) -> None:
+    (private_cache / "formats").write_text("a file where the folder should be")
+    assert choose(tiny.backbone(), torch.randn(8, 3, 32, 32)).reason.startswith("measured in ")
 
 
 def test_a_recipe_that_says_both_measures_nothing(tiny: Any) -> None:
