@@ -185,7 +185,7 @@ def entrants(found: Explanation, recipe: Recipe, setup: Setup, listener: Listene
 
     ctx, banned = _context(recipe, setup, listener), _banned(recipe, found.trials)
     others = [spare(plan_of(ctx, n), banned) for n in neighbours(found.decision)[1:]]
-    costed = [(plan, estimate(plan, setup.backbone, setup.bundle, recipe)) for plan in others]
+    costed = [(plan, _cost(plan, recipe, setup)) for plan in others]
     return [(found.plan, found.cost), *costed] if found.cost is not None else costed
 
 
@@ -212,10 +212,17 @@ def _explained(
         stage_names=tuple(backbone.stage_names),
         classes=tuple(bundle.classes),
         trials=trials,
-        cost=estimate(plan, backbone, bundle, recipe),
+        cost=_cost(plan, recipe, setup),
         asked=frozenset(recipe.train.model_fields_set),
         batch=recipe.train.images_per_step,
     )
+
+
+def _cost(plan: Plan, recipe: Recipe, setup: Setup) -> Cost:
+    from finetune.training.precision import likely_dtype
+
+    dtype = likely_dtype(recipe.train.precision, setup.device)
+    return estimate(plan, setup.backbone, setup.bundle, recipe, dtype)
 
 
 def _context(recipe: Recipe, setup: Setup, listener: Listener) -> Context:

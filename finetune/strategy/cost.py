@@ -52,14 +52,17 @@ class Cost:
                 "forward_per_image": self.forward, "step_per_image": self.step}  # fmt: skip
 
 
-def estimate(plan: Plan, backbone: Backbone, bundle: DataBundle, recipe: Recipe) -> Cost:
+def estimate(
+    plan: Plan, backbone: Backbone, bundle: DataBundle, recipe: Recipe, dtype: torch.dtype = torch.float32
+) -> Cost:
     """Time a few batches of training images on ``backbone``, which is left as it was, and multiply.
 
-    Images whose features are cached cost nothing in a probe phase. Raises DataError for an image that can
-    no longer be decoded.
+    ``dtype``: the number format that training is likely to compute in; what is not trained computes in fp32. Images
+    whose features are cached cost nothing in a probe phase. Raises DataError for an image that can no longer be
+    decoded.
     """
     workers = worker_count(recipe.data.workers)
-    clock = _Clock(backbone, bundle.train, workers)
+    clock = _Clock(backbone, bundle.train, workers, dtype)
     forward = clock.forward()
     pass_over = forward + clock.decode
     n, held = len(bundle.train), len(bundle.val)
@@ -84,8 +87,8 @@ def estimate(plan: Plan, backbone: Backbone, bundle: DataBundle, recipe: Recipe)
 class _Clock:
     """Times parts of the work on the same few training images."""
 
-    def __init__(self, backbone: Backbone, images: ImageSet, workers: int) -> None:
-        self.backbone, self.workers = backbone, workers
+    def __init__(self, backbone: Backbone, images: ImageSet, workers: int, dtype: torch.dtype) -> None:
+        self.backbone, self.workers, self.dtype = backbone, workers, dtype
         self.device = next(backbone.parameters()).device
         self.chosen = np.linspace(0, len(images) - 1, min(len(images), _MOST)).astype(int)
         began = time.perf_counter()
@@ -120,7 +123,9 @@ class _Clock:
         labels = torch.zeros(len(x), dtype=torch.int64, device=self.device)
 
         def once() -> None:
-            torch.nn.functional.cross_entropy(model(x), labels).backward()  # type: ignore[no-untyped-call]
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                outputs = model(x)
+            torch.nn.functional.cross_entropy(outputs.float(), labels).backward()  # type: ignore[no-untyped-call]
 
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):  # dropout draws

@@ -9,6 +9,7 @@ machine, because a second run with the same seed should.
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -105,6 +106,14 @@ def choose_precision(
     return _fastest(candidates, speed, f"measured in {time.perf_counter() - started:.1f} s")
 
 
+def likely_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """What a long training will probably compute in, found out in milliseconds: for estimates of time.
+
+    ``wanted``: the recipe's ``train.precision``.
+    """
+    return TORCH_DTYPES[_formats(device)[-1] if wanted == "auto" else wanted]
+
+
 def _affordable(
     candidates: list[tuple[str, bool]], batch: int, device: torch.device, images: int
 ) -> tuple[list[tuple[str, bool]], int] | None:
@@ -193,6 +202,7 @@ def _formats(device: torch.device) -> list[str]:
     return ["fp32", "bf16"] if _bf16_convolution_pays() else ["fp32"]
 
 
+@functools.cache
 def _bf16_convolution_pays() -> bool:
     """One convolution of a usual size in both formats: milliseconds that save seconds of trials."""
     seconds = {}

@@ -203,10 +203,14 @@ def test_cost_grows_with_epochs_and_leaves_the_network_alone(picture_folder: Pat
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     state = torch.get_rng_state()
 
-    def cost(epochs: int) -> Cost:
+    def cost(epochs: int, *dtype: torch.dtype) -> Cost:
         phases = (ProbePhase(candidates=((4,),)), tune(epochs=epochs, augment="light"))
-        return estimate(Plan(strategy="mine", phases=phases), backbone, bundle, recipe)
+        return estimate(Plan(strategy="mine", phases=phases), backbone, bundle, recipe, *dtype)
 
+    seen: list[torch.dtype] = []
+    backbone.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    cost(1, torch.bfloat16)
+    assert set(seen) == {torch.float32, torch.bfloat16}  # looked at in the one, trained in the other
     short, long = cost(1), cost(50)
     assert len(short.phases) == 2
     assert short.step is not None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from finetune.errors import ConfigError
 from finetune.training import precision
 from finetune.training.engine import Engine
-from finetune.training.precision import Precision, choose_precision
+from finetune.training.precision import Precision, choose_precision, likely_dtype
 
 CPU = torch.device("cpu")
 
@@ -117,6 +117,22 @@ def test_fp16_on_a_cpu_is_refused(tiny: Any) -> None:
         ConfigError, match=r"train\.precision must be auto, bf16 or fp32 on a CPU\. Got 'fp16'"
     ):
         choose(tiny.backbone(), torch.randn(4, 3, 32, 32), wanted="fp16")
+
+
+@pytest.mark.parametrize(
+    ("formats", "wanted", "expected"),
+    [
+        (["fp32"], "auto", torch.float32),
+        (["fp32", "bf16"], "auto", torch.bfloat16),
+        (["fp32", "bf16"], "fp32", torch.float32),
+        (["fp32"], "bf16", torch.bfloat16),
+    ],
+)
+def test_what_training_will_likely_compute_in(
+    monkeypatch: pytest.MonkeyPatch, formats: list[str], wanted: str, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(precision, "_formats", lambda _: formats)
+    assert likely_dtype(wanted, CPU) == expected
 
 
 def test_engines_of_different_precision_in_one_process() -> None:
