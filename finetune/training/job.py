@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from finetune.strategy.plan import GradientPhase
 from finetune.training import SCHEDULES
 from finetune.training.averaged_schedule import averaged_schedule
 from finetune.training.averaging import average_of
-from finetune.training.checkpoint import Best, Good, rng_state, set_rng_state
+from finetune.training.checkpoint import Best, rng_state, set_rng_state
 from finetune.training.desk import Desk, Progress, Scores
 from finetune.training.engine import Engine
 from finetune.training.feed import Feed
@@ -28,19 +27,16 @@ from finetune.training.movement import Movement
 from finetune.training.optim import build_optimizer, param_groups, set_lr
 from finetune.training.pace import Pace
 from finetune.training.penalties import Penalty
-from finetune.training.rollback import Diverged, Guard, copied
+from finetune.training.reporting import Reporter
+from finetune.training.rollback import Guard, diverged, note_events, require_health
+from finetune.training.saving import Saver
 from finetune.training.schedule import Plateau, Schedule, warmup_steps
-from finetune.training.sharded import finite, shared_out, whole
+from finetune.training.sharded import shared_out, whole
 from finetune.training.stopping import Watch
 from finetune.training.united import United
 
 if TYPE_CHECKING:
     from finetune.zoo.backbone import Backbone
-
-_SAVE_SECONDS = 60.0
-_SAVE_SHARE = 0.03
-"""Checkpoints at epoch ends are left out where they would cost more than this share of the time."""
-_SHOW_SECONDS = 0.5
 
 
 class Job:
@@ -66,6 +62,7 @@ class Job:
         self.micro = MicroBatches(self)
         self.united = United(self)
         self.guard = Guard(desk.rollbacks, feed.objective.chance)
+        self.reporter, self.saver = Reporter(self), Saver(self)
         self.last_step: tuple[int, int, int] | None = None
         """Epoch, first micro-batch and number of micro-batches of the last finished step."""
         per_epoch = -(-len(feed) // phase.accumulate)
@@ -78,9 +75,6 @@ class Job:
             planned, warmup_steps(phase.warmup, planned), **phase.schedule_args
         )
         self._factor = averaged_schedule(phase, usual, phase.epochs, per_epoch, phase.warmup)
-        self._saved_at = self._shown_at = self._started = time.perf_counter()
-        self._save_cost = 0.0
-        self._first_step = 0
 
     @property
     def steps(self) -> int:
@@ -97,20 +91,24 @@ class Job:
         """Whether, between two epochs, no further one is due."""
         return self.progress.epoch >= self.epochs or self.watch.reason is not None
 
+    @property
+    def last_factor(self) -> float:
+        """Of the last finished step: its learning rates as a factor on the phase's peaks."""
+        return self._factor(self.pace.position(max(0, self.progress.step - 1))) * self.guard.lr_scale
+
     # --- called by the loop -----------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Score a head that was fitted by an earlier phase: training must beat it to be kept."""
         from finetune.training.loop import evaluate
 
-        self._first_step = self.progress.step
+        self.reporter.begin()
         if self.index > 0 and self.progress == Progress() and self.best is None:
             scores = evaluate(self)
             if not self.phase.blend:  # which has the earlier head among its points
                 self.keep_best(scores, 0)
             if scores is not None:
-                row = {**self._place(0), "val_loss": scores.loss, f"val_{self.score}": scores.accuracy}
-                self.desk.write({"kind": "epoch", **row})
+                self.reporter.fitted_head(scores)
         if self.guard.good is None:
             self.guard.keep(self)
         self.meter.resume_clock()
@@ -133,23 +131,20 @@ class Job:
         self.progress.batch += batches
         self.progress.step += 1
         self._choose_pace(self.pace.after_step)
-        step, now = self.progress.step, time.perf_counter()
-        logging, showing = step % self.desk.log_every == 0, now - self._shown_at > _SHOW_SECONDS
-        every = self.desk.save_every
-        saving = step % every == 0 if every else now - self._saved_at > _SAVE_SECONDS
-        showing, saving, stopping = ranks.any_of(showing, saving, self.desk.stop.requested)
+        step = self.progress.step
+        logging = step % self.desk.log_every == 0
+        showing, saving, stopping = ranks.any_of(self.reporter.due, self.saver.due, self.desk.stop.requested)
         if (
             logging or showing or step == 1 or self.engine.device.type == "cpu"
         ):  # elsewhere looking means waiting
-            self._require_health()
-        if step == 1:  # the loss before anything was learned, which no mean over steps shows
-            first = {key: value for key, value in self.meter.read().items() if key in ("loss", self.score)}
-            self.desk.write({"kind": "first", **self._place(self.progress.epoch + 1), **first})
+            require_health(self)
+        if step == 1:
+            self.reporter.first_step()
         if logging or showing:
-            self._report(logging)
+            self.reporter.step(logging)
         self.guard.keep(self, within=True)
         if saving:
-            self.save()
+            self.saver.save()
         if stopping or ranks.alone():
             self.check_stop(stopping)
 
@@ -159,7 +154,7 @@ class Job:
         Raises TrainingError where the validation loss is no number.
         """
         if scores is not None and not math.isfinite(scores.loss):
-            raise self._diverged("The validation loss is not a finite number")
+            raise diverged(self, "The validation loss is not a finite number")
         loss, accuracy = (scores.loss, scores.accuracy) if scores else (0.0, 0.0)
         latest = scores is None or self.phase.keep == "last"
         if self.best is None or latest or self.best.beaten_by(accuracy, loss):
@@ -178,18 +173,13 @@ class Job:
     def end_epoch(self, scores: Scores | None) -> None:
         """Log the epoch and make the next one current."""
         self.meter.pause_clock()
-        self._require_health()
+        require_health(self)
         self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
-        row = {**self._place(self.progress.epoch), **self.meter.close_epoch(), "seconds": self.meter.seconds}
-        if scores is not None:
-            row |= {"val_loss": scores.loss, f"val_{self.score}": scores.accuracy}
-        self.desk.write({"kind": "epoch", **row})
+        row = self.reporter.epoch(scores)
         self._after_scores(scores, row)
-        self.desk.listener.on_epoch({**row, "eta_seconds": self._eta()})
+        self.reporter.tell_epoch(row)
         self.guard.keep(self)
-        idle = time.perf_counter() - self._saved_at
-        if self.desk.save_every is None and ranks.spread(self._save_cost <= _SAVE_SHARE * idle):
-            self.save()
+        self.saver.end_epoch()
         self.meter.resume_clock()
 
     def _after_scores(self, scores: Scores | None, row: dict[str, Any]) -> None:
@@ -229,40 +219,12 @@ class Job:
             self.check_stop(*ranks.any_of(self.desk.stop.requested))
             yield
         except Interrupted:
-            self.save()
+            self.saver.save()
             raise
         finally:
             self.desk.stop.immediate = True
 
     # --- state ------------------------------------------------------------------------------------------
-
-    def save(self) -> None:
-        """Write last.pt and the best weights. Raises RunError (full disk) and TrainingError (NaN)."""
-        self._require_health()
-        # The loss above is that of the weights before the last step.
-        if not finite(p for p in self.backbone.parameters() if p.requires_grad):
-            raise self._diverged("A weight is not a finite number")
-        self.meter.pause_clock()
-        started = time.perf_counter()
-        self.desk.checkpoints.save(self.state_dict(), self.best, self._good_elsewhere())
-        self._saved_at = time.perf_counter()
-        self._save_cost = self._saved_at - started
-        self.meter.resume_clock()
-
-    def _good_elsewhere(self) -> Good | None:
-        """The good state where it is not the present one."""
-        good = self.guard.good
-        return good if good and good.state["progress"] != asdict(self.progress) else None
-
-    def go_back(self, good: Good, events: list[dict[str, Any]]) -> None:
-        """Make a good state the present one, on disk too; ``events`` say what was undone."""
-        self.load_state_dict({**copied(good.state), "good": good}, good.best)
-        load_tensors(self.backbone, good.state["model"])
-        self.guard.events = events
-        # In this order: a process killed in between resumes from here and cuts the rows itself.
-        self.desk.checkpoints.save({**self.state_dict(), "metrics": good.state["metrics"]}, self.best)
-        self.desk.log.cut(good.state["metrics"])
-        self._note_events()
 
     def moving_state(self) -> dict[str, Any]:
         """What state_dict holds, without the weights that the phase leaves alone; nothing is copied."""
@@ -299,75 +261,9 @@ class Job:
         self.guard.load_state_dict(state["guard"])
         self.guard.good = state.get("good")
         self.micro.limit(state["micro_batch"])
-        self._note_events()
+        note_events(self)
         self.pace.load_state_dict(state["pace"])
         self.watch.load_state_dict(state["watch"])
         if isinstance(self._factor, Plateau):
             self._factor.load_state_dict(state["schedule"])
         set_rng_state(state["rng"])
-
-    # --- reporting --------------------------------------------------------------------------------------
-
-    def _place(self, epoch: int) -> dict[str, Any]:
-        scale = self.guard.lr_scale
-        return {
-            "phase": self.phase.name,
-            "phase_index": self.index,
-            "epoch": epoch,
-            "epochs": self.epochs,
-            "step": self.progress.step,
-            "steps": self.steps,
-            "lr": self.phase.lr * self._last_factor(),
-            "head_lr": self.phase.head_lr * self._last_factor(),
-            **({"lr_scale": scale} if scale < 1 else {}),
-        }
-
-    def _last_factor(self) -> float:
-        """Of the last finished step."""
-        return self._factor(self.pace.position(max(0, self.progress.step - 1))) * self.guard.lr_scale
-
-    def _report(self, logging: bool) -> None:
-        self.meter.pause_clock()
-        values = self.meter.close_interval() if logging else self.meter.read()
-        row = {**self._place(self.progress.epoch + 1), **values, "seconds": self.meter.seconds}
-        if logging:
-            moved = self.movement.read()
-            self.desk.write({"kind": "step", **row, **({} if moved is None else {"update": moved})})
-        self.desk.listener.on_step({**row, "eta_seconds": self._eta()})
-        self._shown_at = time.perf_counter()
-        self.meter.resume_clock()
-
-    def _eta(self) -> float | None:
-        """Seconds to the end of the phase at the pace since this attempt began; None before its first step."""
-        done = self.progress.step - self._first_step
-        if not done:
-            return None
-        return (time.perf_counter() - self._started) / done * (self.steps - self.progress.step)
-
-    def _require_health(self) -> None:
-        trouble = self.guard.trouble()
-        if trouble:
-            raise self._diverged(trouble)
-
-    def _note_events(self) -> None:
-        if self.guard.events:
-            self.desk.record.phase(self.index)["rollbacks"] = self.guard.events
-            self.desk.record.save()
-
-    def _diverged(self, reason: str) -> Diverged:
-        row = {"kind": "diverged", **self._place(self.progress.epoch + 1), "loss": None, "reason": reason}
-        self.desk.write(row)
-        place = f"epoch {self.progress.epoch + 1} step {self.progress.step} of phase {self.phase.name!r}"
-        factor = self._last_factor()
-        rates = f"lr {self.phase.lr * factor:.3g}, head lr {self.phase.head_lr * factor:.3g}"
-        remedies = [f"lower the learning rate (train.lr={self.phase.lr / 10:.2g} "
-                    f"train.head_lr={self.phase.head_lr / 10:.2g})"]  # fmt: skip
-        if self.phase.clip_grad is None:
-            remedies.append("clip gradients (train.clip_grad=1)")
-        if self.engine.precision.dtype != "fp32":
-            remedies.append("compute in fp32 (train.precision=fp32)")
-        return Diverged(
-            f"{reason} at {place} ({rates}): training has diverged. "
-            f"Remedies: {', '.join(remedies)}. The last checkpoint is from before.",
-            reason,
-        )

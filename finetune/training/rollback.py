@@ -21,6 +21,7 @@ from finetune import ranks
 from finetune.errors import TrainingError
 from finetune.training.checkpoint import Good
 from finetune.training.diverged import save_batch
+from finetune.training.model_state import load_tensors
 
 if TYPE_CHECKING:
     from finetune.training.job import Job
@@ -130,6 +131,33 @@ class Guard:
         self._seen, self._first, self._smooth = state["seen"], state["first"], state["smooth"]
 
 
+def require_health(job: Job) -> None:
+    """Raises Diverged where the steps so far are in trouble. Waits for the device."""
+    trouble = job.guard.trouble()
+    if trouble:
+        raise diverged(job, trouble)
+
+
+def diverged(job: Job, reason: str) -> Diverged:
+    """The error to raise, with the place, the rates and what to do; a row of the metrics says the same."""
+    job.reporter.diverged(reason)
+    phase, factor = job.phase, job.last_factor
+    place = f"epoch {job.progress.epoch + 1} step {job.progress.step} of phase {phase.name!r}"
+    rates = f"lr {phase.lr * factor:.3g}, head lr {phase.head_lr * factor:.3g}"
+    remedies = [
+        f"lower the learning rate (train.lr={phase.lr / 10:.2g} train.head_lr={phase.head_lr / 10:.2g})"
+    ]
+    if phase.clip_grad is None:
+        remedies.append("clip gradients (train.clip_grad=1)")
+    if job.engine.precision.dtype != "fp32":
+        remedies.append("compute in fp32 (train.precision=fp32)")
+    return Diverged(
+        f"{reason} at {place} ({rates}): training has diverged. "
+        f"Remedies: {', '.join(remedies)}. The last checkpoint is from before.",
+        reason,
+    )
+
+
 @contextlib.contextmanager
 def recovering(job: Job) -> Iterator[None]:
     """Where the block diverges, take the job back to its last good state and halve the learning rate.
@@ -140,10 +168,10 @@ def recovering(job: Job) -> Iterator[None]:
     try:
         yield
     except Diverged as trouble:
-        _go_back(job, trouble)
+        _recover(job, trouble)
 
 
-def _go_back(job: Job, trouble: Diverged) -> None:
+def _recover(job: Job, trouble: Diverged) -> None:
     guard, good, step, epoch = job.guard, job.guard.good, job.progress.step, job.progress.epoch + 1
     batch = ranks.on_main(lambda: save_batch(job, trouble.reason))
     done = len(guard.events)
@@ -159,11 +187,29 @@ def _go_back(job: Job, trouble: Diverged) -> None:
         "batch": f"{batch.parent.name}/{batch.name}" if batch else None,
     }
     events = [*guard.events, event]
-    job.go_back(good, events)
+    _go_back(job, good, events)
     job.desk.listener.on_message(
         f"{trouble.reason} at epoch {epoch} step {step}: back to step {good.step} with half the learning rate "
         f"({len(events)} of at most {guard.allowed} times).{_where(batch)}"
     )
+
+
+def _go_back(job: Job, good: Good, events: list[dict[str, Any]]) -> None:
+    """Make a good state the present one, on disk too; ``events`` say what was undone."""
+    job.load_state_dict({**copied(good.state), "good": good}, good.best)
+    load_tensors(job.backbone, good.state["model"])
+    job.guard.events = events
+    # In this order: a process killed in between resumes from here and cuts the rows itself.
+    job.desk.checkpoints.save({**job.state_dict(), "metrics": good.state["metrics"]}, job.best)
+    job.desk.log.cut(good.state["metrics"])
+    note_events(job)
+
+
+def note_events(job: Job) -> None:
+    """Keep what was undone with the run's record."""
+    if job.guard.events:
+        job.desk.record.phase(job.index)["rollbacks"] = job.guard.events
+        job.desk.record.save()
 
 
 def _where(batch: object) -> str:

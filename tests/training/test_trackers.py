@@ -48,11 +48,11 @@ def train(tiny: Any, folder: Path, name: str, stop: int | None = None, *, resume
 
 def kill_and_resume(tiny: Any, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a kill leaves it: rows after the last checkpoint, which come again."""
-    from finetune.training.job import Job
+    from finetune.training.saving import Saver
 
-    save = Job.save
+    save = Saver.save
     with monkeypatch.context() as patch:  # a stop that saves nothing is what a kill is
-        patch.setattr(Job, "save", lambda self: None if self.desk.stop.requested else save(self))
+        patch.setattr(Saver, "save", lambda self: None if self.job.desk.stop.requested else save(self))
         with pytest.raises(Interrupted):
             train(tiny, folder, name, stop=3)
     train(tiny, folder, name, resume=True)
