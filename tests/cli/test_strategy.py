@@ -35,7 +35,10 @@ def call(*words: object, code: int = 0) -> Result:
     return result
 
 
-def test_a_network_without_pretrained_weights_is_not_called_pretrained(picture_folder: Path) -> None:
+def test_a_network_without_pretrained_weights_is_not_called_pretrained(
+    picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for keys, told, not_told in (
         (("pretrained=false",), "random weights (pretrained=false)", "pretrained on"),
         ((), "pretrained on", "(pretrained=false)"),
