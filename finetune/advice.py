@@ -23,7 +23,7 @@ from finetune.strategy.evidence import gather
 from finetune.strategy.explanation import Explanation
 from finetune.strategy.invariance import Trial, spare, try_augmentations
 from finetune.strategy.measure import sample_indices
-from finetune.strategy.plan import Plan
+from finetune.strategy.plan import GradientPhase, Plan
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle, ImageSet
@@ -168,7 +168,20 @@ def decide(recipe: Recipe, setup: Setup, listener: Listener) -> Explanation:
     if recipe.train.avoid is None:
         trials = try_augmentations(plan, setup.backbone, setup.bundle.train, recipe, listener)
     plan = spare(plan, _banned(recipe, trials))
+    _say_unused(plan, recipe, listener)
     return _explained(plan, decision, recipe, setup, trials)
+
+
+def _say_unused(plan: Plan, recipe: Recipe, listener: Listener) -> None:
+    """Keys of the recipe that nobody reads where nothing is trained by gradient steps."""
+    from finetune.training.plan_file import of_training
+
+    unused = of_training(recipe)
+    if unused and not any(isinstance(phase, GradientPhase) for phase in plan.phases):
+        verb = "has" if len(unused) == 1 else "have"
+        listener.on_message(
+            f"{', '.join(unused)} {verb} no effect: {plan.strategy} solves heads and trains nothing by gradient steps."
+        )
 
 
 def planned(recipe: Recipe, setup: Setup, listener: Listener) -> tuple[Plan, Decision]:

@@ -101,12 +101,14 @@ def resume(
     listener: Listener | None = None,
     figures: bool = True,
 ) -> Run:
-    """Go on with a stopped run; a finished one is returned as it is. Raises FinetuneError."""
+    """Go on with a stopped run; a finished one is returned as it is. Raises FinetuneError, also where a finished run's
+    network is gone."""
     from finetune.crossval import go_on_with_folds, of_all_folds
     from finetune.pipeline import Pipeline
 
     folder = RunFolder.find(path)
     recipe = folder.recipe()
+    folder.require_network()
     with _together(recipe):
         if not ranks.on_main(lambda: folder.finished):
             if of_all_folds(recipe):
@@ -131,6 +133,7 @@ def _heard(listener: Listener | None) -> Listener:
 def open_run(path: str | os.PathLike[str]) -> Run:
     """A finished run. Raises RunError for an unknown or unfinished one."""
     folder = RunFolder.find(path)
+    folder.require_network()
     if not folder.finished:
         raise RunError(f"Run {str(path)!r} did not finish. Go on with: {folder.go_on}")
     return Run(folder.path)

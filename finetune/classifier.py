@@ -112,7 +112,8 @@ class Classifier:
             train, val, test, classes=classes, recipe=self.recipe.data, seed=self.recipe.seed
         )
         unnamed = classes is None and class_names(train) is None
-        self._integers = unnamed and all(name.removeprefix("-").isdigit() for name in bundle.classes)
+        numbers = all(name.removeprefix("-").isdigit() for name in bundle.classes)
+        self._integers = unnamed and numbers and not isinstance(train[0][1], str)
         return bundle, self.recipe
 
     @property

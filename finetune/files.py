@@ -57,7 +57,10 @@ def disk_error(error: OSError, path: Path) -> RunError:
             "Free some space, or choose another place with --out (or FINETUNE_CACHE for the cache)."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return RunError(f"{path} could not be written: {error.strerror}. Choose a writable place with --out.")
+        return RunError(
+            f"{path} could not be written: {error.strerror}. Choose a writable place with --out (or FINETUNE_CACHE for "
+            "the cache)."
+        )
     return RunError(f"{path} could not be written: {error.strerror or error}.")
 
 

@@ -236,6 +236,7 @@ class Pipeline:
     ) -> None:
         from finetune.evaluation.scores import score_images
         from finetune.evaluation.table import write_answers
+        from finetune.export.safetensors import writable
 
         scores = score_images(bundle.test, probabilities, bundle.classes)
         write_answers(self.folder.path / "predictions.csv", bundle.test, probabilities, bundle.classes)
@@ -261,6 +262,7 @@ class Pipeline:
             "parameters": sum(p.numel() for p in backbone.parameters()),
             "image_size": backbone.preprocessing.size,
             "plain": backbone.is_plain,
+            "exports": writable(backbone),
             "seed": self.recipe.seed,
             "device": str(self.device),
             "finetune": __version__,

@@ -28,7 +28,7 @@ from finetune.recipe_text import (
     apply_overrides,
     joined,
     known_keys,
-    problem_of,
+    problem_lines,
     problems_of,
     read_yaml,
     unknown_strategy,
@@ -77,7 +77,7 @@ class Recipe(Section):
         try:
             recipe = cls.model_validate(tree)
         except ValidationError as error:
-            problems = [problem_of(cls, item) for item in error.errors()] + problems
+            problems = problem_lines(cls, error) + problems
         train = tree.get("train")
         problems += averaging_problems(train, "train.") if isinstance(train, Mapping) else []
         if problems:

@@ -40,6 +40,13 @@ def seconds_of(value: Any) -> Any:
         raise ValueError("must be a time such as 90s, 10m or 1.5h") from None
 
 
+def not_empty(value: Any) -> Any:
+    """An empty text would be the current folder; it is a shell variable that was never set."""
+    if value == "":
+        raise ValueError("must name a folder, a table, an archive or shards")
+    return value
+
+
 def rate_or_auto(value: Any) -> Any:
     """A learning rate as a float, ``auto`` and None as they are; one message for everything else.
 
@@ -62,13 +69,13 @@ def rate_or_auto(value: Any) -> Any:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataRecipe(Section):
     """What comes in."""
 
-    path: str | None = None
+    path: Annotated[str | None, BeforeValidator(not_empty)] = None
     """Folder with one sub-folder per class, with or without train/ val/ test/ above the classes; a table (CSV, TSV,
     JSON lines, Parquet) with a row per image; an archive (zip, tar, tar.gz) of either, read in place; WebDataset
     shards, by a pattern such as shards/{000..009}.tar or their folder; hf:NAME, or a folder by its save_to_disk."""

@@ -14,7 +14,15 @@ from finetune.errors import ConfigError, did_you_mean, must, nearest
 
 def problems_of(model: type[BaseModel], error: ValidationError, source: str) -> str:
     """Every problem of a failed validation in one message, each with its key and the nearest known one."""
-    return joined([problem_of(model, item) for item in error.errors()], source)
+    return joined(problem_lines(model, error), source)
+
+
+def problem_lines(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """A line a problem. A key that may be one thing or another has failed at each: that is one problem."""
+    by_key: dict[tuple[str, ...], list[Any]] = {}
+    for item in error.errors():
+        by_key.setdefault(_path(item), []).append(item)
+    return [_problem_of(model, path, items) for path, items in by_key.items()]
 
 
 def read_yaml(path: Path, kind: str = "Recipe", holds: str = "recipe keys") -> dict[str, Any]:
@@ -38,12 +46,33 @@ def read_yaml(path: Path, kind: str = "Recipe", holds: str = "recipe keys") -> d
 
 
 def _parse(text: str) -> Any:
-    """``yaml.safe_load`` by libyaml where PyYAML was built with it: ten times faster."""
+    """``yaml.safe_load`` by libyaml where PyYAML was built with it: ten times faster. A key given twice is an error."""
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     try:
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _require_single_keys(node)
+        return loader.construct_document(node)
     finally:
         loader.dispose()
+
+
+def _require_single_keys(node: Any) -> None:
+    """Raises YAMLError at a key that its mapping has twice: YAML would take the last without a word."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is given twice", key.start_mark
+                    )
+                seen.add(key.value)
+            _require_single_keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            _require_single_keys(child)
 
 
 def known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
@@ -80,6 +109,10 @@ def apply_overrides(
             full = matches[0] if len(matches) == 1 else None
         if full is None and len(matches) > 1:
             problems.append(f"{key}: may mean {' or '.join(matches)}. Write one of them out.")
+            continue
+        if full is None and any(k.startswith(f"{key}.") for k in known):
+            inside = [k for k in known if k.startswith(f"{key}.")][:3]
+            problems.append(f"{key}: is a section. Give one of its keys, such as {', '.join(inside)}.")
             continue
         if full is None:
             leaves = [*known, *(k.rsplit(".", 1)[-1] for k in known)]
@@ -122,9 +155,12 @@ def joined(problems: list[str], source: str) -> str:
     return f"{len(problems)} problems in {source}:{listed}"
 
 
-def problem_of(model: type[BaseModel], item: Any) -> str:
-    path = [p for p in item["loc"] if isinstance(p, str) and not _is_union_tag(p)]
-    key = ".".join(path)
+def _path(item: Any) -> tuple[str, ...]:
+    return tuple(p for p in item["loc"] if isinstance(p, str) and not _is_union_tag(p))
+
+
+def _problem_of(model: type[BaseModel], path: tuple[str, ...], items: list[Any]) -> str:
+    key, item = ".".join(path), items[0]
     if item["type"] == "extra_forbidden":
         parent = ".".join(path[:-1])
         siblings = [
@@ -134,7 +170,10 @@ def problem_of(model: type[BaseModel], item: Any) -> str:
         ]
         siblings += [k.split(".")[0] for k in siblings]
         return f"{key}: unknown key.{did_you_mean(path[-1], siblings) or _other_section(model, path[-1])}"
-    return f"{key}: {_constraint(item)}. Got {item['input']!r} instead."
+    wanted = list(dict.fromkeys(_constraint(item) for item in items))
+    first, *others = wanted
+    told = " or ".join([first, *(other.removeprefix("must be ") for other in others)])
+    return f"{key}: {told}. Got {item['input']!r} instead."
 
 
 def _other_section(model: type[BaseModel], name: str) -> str:
@@ -151,6 +190,8 @@ def unknown_strategy(name: Any, known: list[str]) -> list[str]:
 
 
 def _constraint(item: Any) -> str:
+    if item["type"] in ("model_type", "dict_type"):
+        return "must be a mapping of keys"
     message: str = item["msg"].removeprefix("Value error, ")
     return message.replace("Input should be", "must be").rstrip(".")
 

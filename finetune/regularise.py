@@ -22,7 +22,7 @@ _Weight = Annotated[float, Field(gt=0, le=1e6)]
 class Regularisers(BaseModel):
     """What the loss is and what keeps the weights from fitting the training images alone."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     loss: Literal["cross-entropy", "focal", "bce", "mse", "l1", "huber"] = "cross-entropy"
     """cross-entropy; focal (arXiv 1708.02002), which turns to the images that are still wrong; bce, a yes or no

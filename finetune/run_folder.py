@@ -100,11 +100,9 @@ class RunFolder:
         columns = min(map(len, before), default=0)  # older runs kept no fingerprints
         now = {row[:columns] for row in _split_rows(bundle)}
         if before != now:
-            gone, new = sorted(before - now), sorted(now - before)
             raise RunError(
-                f"The images and splits must be those that {self.path} began with. Got {len(gone)} of "
-                f"{len(before)} missing and {len(new)} new (the first: {(gone or new)[0][0]!r}) instead. "
-                "Restore them, or start a new run."
+                f"The images and splits must be those that {self.path} began with. Got {_difference(before, now)} "
+                "instead. Restore them, or start a new run."
             )
 
     def discard(self) -> None:
@@ -128,11 +126,20 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the result and the network, or all networks of an ensemble, are there."""
-        files = ("config.json", "model.safetensors")
+        return (self.path / "result.json").is_file() and not self._missing()
+
+    def require_network(self) -> None:
+        """Raises RunError where the run has finished and a file of its network, written before the result, is gone."""
+        if (self.path / "result.json").is_file() and (missing := self._missing()):
+            raise RunError(
+                f"The network of the finished run {str(self.path)!r} is not whole: {missing[0]} is missing. Restore "
+                f"it, or train again: finetune run --recipe {self.path / _MARK}"
+            )
+
+    def _missing(self) -> list[Path]:
         networks = [folder for folder, _ in self.members()] or [self.model]
-        return (self.path / "result.json").is_file() and all(
-            (n / f).is_file() for n in networks for f in files
-        )
+        files = [network / name for network in networks for name in ("config.json", "model.safetensors")]
+        return [file for file in files if not file.is_file()]
 
     def members(self) -> list[tuple[Path, float]]:
         """The model folders whose mean probability answers, and the weight of each; none for a single network.
@@ -270,3 +277,19 @@ def _split_rows(bundle: DataBundle) -> list[tuple[str, ...]]:
         for split, part in parts.items()
         for i in range(len(part))
     ]
+
+
+def _difference(before: set[tuple[str, ...]], now: set[tuple[str, ...]]) -> str:
+    """How two versions of splits.csv differ: files first, for a file that is gone moves others to another split."""
+    old, new = {row[0] for row in before}, {row[0] for row in now}
+    changed = {row[0] for row in before ^ now} & old & new
+    told = [
+        f"{len(names)} {what} (the first: {min(names)!r})"
+        for what, names in ((f"of {len(old)} missing", old - new), ("new", new - old))
+        if names
+    ]
+    if not told:
+        told = [
+            f"{len(changed)} with other contents, another label or another split (the first: {min(changed)!r})"
+        ]
+    return " and ".join(told)

@@ -133,6 +133,7 @@ def test_files_that_are_no_plan(tmp_path: Path) -> None:
     assert "line 2 is not valid YAML" in problems("strategy: a\nphases: [", tmp_path)
     assert "must be a mapping with strategy and phases. Got NoneType instead." in problems("", tmp_path)
     assert "phases: must be given" in problems("strategy: a\n", tmp_path)
+    assert "probe: unknown key" in problems("strategy: a\nprobe: {solver: ridge}\nphases: []\n", tmp_path)
     assert "phases.0.candidates must be at least one list of stages. Got none" in problems(
         "strategy: a\nphases: [{kind: probe, candidates: []}]\n", tmp_path
     )

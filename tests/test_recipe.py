@@ -72,9 +72,16 @@ def test_every_key_is_documented() -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ("threads=0", r"threads: must be greater than or equal to 1\. Got 0"),
-        ("data.workers=-1", r"data\.workers: must be greater than or equal to 1\. Got -1"),
+        ("threads=0", r"threads: must be greater than or equal to 1 or 'auto'\. Got 0"),
+        ("data.workers=-1", r"data\.workers: must be greater than or equal to 1 or 'auto'\. Got -1"),
         ("seed=99999999999999999999", r"seed: must be less than 4294967296"),
+        ("train.weight_decay=.inf", r"train\.weight_decay: must be a finite number\. Got inf"),
+        (
+            "train.batch_size=0",
+            r"^recipe: train\.batch_size: must be greater than or equal to 1 or 'auto'\. Got 0",
+        ),
+        ("data.path=''", r"data\.path: must name a folder, a table, an archive or shards\. Got ''"),
+        ("train=5", r"train: is a section\. Give one of its keys, such as train\."),
         ("=3", r"'=3' must be of the form key=value"),
     ],
 )
@@ -109,3 +116,16 @@ def test_a_bare_key_that_two_sections_have_is_asked_back() -> None:
         ConfigError, match=r"folds: may mean data\.folds or probe\.folds\. Write one of them out\."
     ):
         Recipe().override("folds=3")
+
+
+def test_a_section_that_is_no_mapping() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^recipe: data: must be a mapping of keys\. Got 'photos' instead\.$"
+    ):
+        Recipe.from_mapping({"data": "photos"})
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("strategy: linear\ntrain:\n  epochs: 3\n  lr: 1\n  epochs: 4\n")
+    with pytest.raises(ConfigError, match=r"line 5 is not valid YAML: the key 'epochs' is given twice\."):
+        Recipe.load(tmp_path / "r.yaml")

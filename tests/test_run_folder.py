@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from finetune.api import open_run, resume
 from finetune.cli.story import Story
-from finetune.run_folder import RunFolder
+from finetune.errors import RunError
+from finetune.run_folder import RunFolder, _difference
 
 PROBE = {"name": "head first", "kind": "probe"}
 
@@ -64,3 +66,22 @@ def test_a_finished_run_has_its_weights(tmp_path: Path) -> None:
         assert not folder.finished
         (folder.model / name).write_text(json.dumps({}))
     assert folder.finished
+
+
+def test_a_finished_run_without_its_network_is_not_called_unfinished(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json("result.json", {})
+    (tmp_path / "recipe.yaml").write_text("{}")
+    for act in (open_run, resume):
+        with pytest.raises(
+            RunError, match=r"network of the finished run .*config\.json is missing\. Restore it"
+        ):
+            act(tmp_path)
+
+
+def test_what_differs_between_two_sets_of_images() -> None:
+    a, b, c = ("a.png", "x", "train"), ("b.png", "x", "train"), ("c.png", "x", "test")
+    assert _difference({a, b, c}, {a, ("b.png", "x", "test")}) == "1 of 3 missing (the first: 'c.png')"
+    assert _difference({a, b}, {b, c}) == "1 of 2 missing (the first: 'a.png') and 1 new (the first: 'c.png')"
+    moved = _difference({a, b}, {a, ("b.png", "y", "train")})
+    assert moved == "1 with other contents, another label or another split (the first: 'b.png')"

@@ -139,8 +139,8 @@ class Story(Listener):
             return
         screen.heading("Next")
         run = shlex.quote(str(path))
-        # An ensemble has no single network to export, other heads and norms no place in plain weights.
-        exports = "members" not in result.get("test", {}) and result.get("plain", True)
+        # An ensemble has no single network to export, other heads and norms no place in exported weights.
+        exports = "members" not in result.get("test", {}) and result.get("exports", result.get("plain", True))
         for command in (
             f"finetune predict {run} IMAGE...",
             f"finetune evaluate {run} --data DIR",

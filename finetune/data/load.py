@@ -250,9 +250,11 @@ def _require_two(classes: Sequence[str], where: str, quarantined: Sequence[Quara
     if quarantined:
         first = quarantined[0]
         why = f" {len(quarantined)} files could not be read; the first, {first.path!r}, {first.reason}."
+    remedy = "Add images of another class: a classifier needs something to tell apart."
+    if quarantined and not classes:
+        remedy = "Replace these files with images that can be opened."
     raise DataError(
-        f"{where} must hold readable images of at least 2 classes. Got {got} instead.{why} "
-        "Add images of another class: a classifier needs something to tell apart."
+        f"{where} must hold readable images of at least 2 classes. Got {got} instead.{why} {remedy}"
     )
 
 

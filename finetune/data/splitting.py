@@ -168,7 +168,7 @@ class _Tracks:
         if images.task == MULTI_LABEL:
             kept, held = carve_labels(images.targets, share, seed, together)
         elif self.groups is None:
-            return carve(images.labels, share, seed, prints)
+            return _reunited(*carve(images.labels, share, seed, prints), prints)
         else:
             kept, held = carve_groups(images.labels, share, seed, together)
             strata = images.labels
@@ -179,6 +179,13 @@ class _Tracks:
                 kept, held = carve_groups(strata, share, seed, together)
         self.keep(kept)
         return kept, held
+
+
+def _reunited(kept: np.ndarray, held: np.ndarray, prints: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """``carve`` goes class by class: copies under two classes may lie on both sides, and are all kept then."""
+    inside = {prints[i] for i in kept.tolist()}
+    back = np.array([prints[i] in inside for i in held.tolist()], dtype=bool)
+    return np.sort(np.concatenate([kept, held[back]])), held[~back]
 
 
 def _divided(groups: Mapping[str, Sequence[object]], called: Mapping[str, str]) -> list[str]:

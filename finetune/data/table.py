@@ -200,8 +200,8 @@ def _split_column(table: Place, names: list[str], recipe: DataRecipe, columns: C
     if recipe.split_column is not None:
         return _column(table, names, recipe.split_column, _SPLIT, "split")
     for name in names:
-        values = texts(columns[name]) if name.strip().lower() in _SPLIT else set()
-        if values and values <= _ROLES.keys() and "train" in {_ROLES[v] for v in values}:
+        # One role is enough: a typo in another row must be told, and not put test images into training.
+        if name.strip().lower() in _SPLIT and "train" in map(_ROLES.get, texts(columns[name])):
             return name
     return None
 

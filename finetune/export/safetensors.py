@@ -32,7 +32,7 @@ class SafetensorsExport(Export):
 
     def write(self, backbone: Backbone, classes: tuple[str, ...], out: Path) -> None:
         several = _reads_several(backbone)
-        if not backbone.is_plain and not several:
+        if not writable(backbone):
             raise ExportError(_why_not(backbone))
         save_backbone(backbone, out, classes=classes)
         if several:
@@ -68,6 +68,11 @@ class SafetensorsExport(Export):
             weights = out / "model.safetensors"
             return f'torchvision.models.get_model("{name}", num_classes={k}), then load {weights}'
         return f'timm.create_model("local-dir:{out}", pretrained=True)'
+
+
+def writable(backbone: Backbone) -> bool:
+    """Whether this format has a place for every part of the network."""
+    return backbone.is_plain or _reads_several(backbone)
 
 
 def _reads_several(backbone: Backbone) -> bool:

@@ -262,8 +262,8 @@ def _kinds(solver: str, labels: np.ndarray, median: float) -> tuple[tuple[str, .
         return ("centroid",), "with one image a class none can be held out: the simplest"
     few = f"median of {median:g} images a class"
     if median >= FEW:
-        return ("logistic",), f"{few}, at least {FEW:g}"
-    return HEADS, f"{few}, under {FEW:g}: the simplest within one standard error of the best"
+        return ("logistic",), f"{few} to fit it on: {FEW:g} are enough for this kind"
+    return HEADS, f"{few} to fit it on, under {FEW:g}: the simplest within one standard error of the best"
 
 
 def _solve(

@@ -15,7 +15,7 @@ from finetune.recipe import apply_overrides, problems_of, read_yaml
 class PretrainRecipe(BaseModel):
     """Everything ``finetune pretrain`` needs. Unknown keys are errors, as in a Recipe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     name: str
     """Name of the card that is written."""

@@ -14,6 +14,7 @@ from finetune.strategy.table import (
     THRESHOLDS,
     Amount,
     Column,
+    Likeness,
     Row,
     Thresholds,
     amount_of,
@@ -25,8 +26,6 @@ from finetune.strategy.wording import WORDS
 
 TINY = 3.0
 """Below this median of images a class the heads alone are trained, however far the source is."""
-FEW = 10.0
-"""Below it they are near the source too, beyond doubt or not."""
 
 SOLVED = 0.005
 """A leave-one-out error of the linear head below this leaves tuning nothing to win."""
@@ -166,14 +165,17 @@ def decide(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> Decision:
     ]
     if not evidence.blind:
         reasons.append(words.stages(evidence))
-    chosen, runner_up, why = _choose(evidence, amount, cell, linear[0], similarity >= cut.similar)
+    added = multi[0] - linear[0]
+    chosen, runner_up, why = _choose(evidence, cell, linear[0], added, likeness_of(similarity, cut))
     reasons.append(why)
     textbook = TEXTBOOK[cell][0]
     if chosen != textbook:
         reasons.append(f"The textbook's table would say {textbook} for this cell.")
     more = evidence.more_images_for(0.05)
     if more is not None:
-        reasons.append(f"About {more} more images a class should give the linear head 5 points more.")
+        reasons.append(
+            f"About {two_digits(more)} more images a class should give the linear head 5 points more."
+        )
     return Decision(
         amount=amount, similarity=similarity, cell=cell,
         chosen=chosen, runner_up=runner_up, reasons=tuple(reasons),
@@ -195,16 +197,23 @@ def informed(given: Decision, ctx: Context) -> Decision:
 
 
 def _choose(
-    evidence: Evidence, amount: Amount, cell: tuple[Row, Column], linear: float, sure: bool
+    evidence: Evidence, cell: tuple[Row, Column], linear: float, added: float, likeness: Likeness
 ) -> tuple[str, str, str]:
-    """Chosen, runner-up, and why the one and not the other. ``sure``: the data are near beyond doubt."""
+    """Chosen, runner-up, and why the one and not the other. ``linear``: what a linear head on the last stage reaches;
+    ``added``: what earlier stages add to it."""
     row, column = cell
-    near = column == "very similar"
+    near, sure = column == "very similar", likeness == "very similar"
+    place = {
+        "very similar": "Near the source",
+        "very different": "Far from the source",
+        "in between": "Nearer to the source than far" if near else "Not near the source",
+    }[likeness]
+    words = WORDS[evidence.measure]
     if 1 - linear < SOLVED:
         return (
             "linear",
             "partial",
-            f"{WORDS[evidence.measure].solved(linear)}: partial has nothing left to win.",
+            f"{words.solved(linear)}: partial has nothing left to win.",
         )
     if evidence.median < TINY:
         first = "linear" if near else "multistage"
@@ -212,38 +221,47 @@ def _choose(
         return (
             first,
             second,
-            f"With {evidence.median:g} images a {WORDS[evidence.measure].unit} tuning the network fits the noise; "
-            f"{second} is next.",
+            f"With {evidence.median:g} image{'' if evidence.median == 1 else 's'} a {words.unit} tuning the network "
+            f"fits the noise; {second} is next.",
         )
     if row == "very little data":
-        if near and (sure or evidence.median < FEW):
+        if sure:
             return (
                 "linear",
                 "partial",
-                "Near the source the last stage fits already; partial gains little from few images.",
+                f"{place} the last stage fits already; partial gains little from few images.",
             )
         if near:
             return (
                 "full",
                 "linear",
-                "Not near beyond doubt, and then tuning was ahead of the linear head in our measurements even with few "
-                "images; where it does harm the safety net keeps the head.",
+                f"{place}, but not beyond doubt, and then tuning was ahead of the linear head in our measurements even "
+                "with few images; where it does harm the safety net keeps the head.",
             )
+        gained = f"add {words.gain(added)} to the linear head" if added > 0 else "do not help the linear head"
         return "full", "multistage", (
-            f"Far from the source the features must move, even for few images; earlier stages alone "
-            f"(multistage) add {WORDS[evidence.measure].gain(evidence.gain)} to the linear head."
+            f"{place} the features must move, even for few images; earlier stages alone (multistage) {gained}."
         )  # fmt: skip
     if near:
         return (
             "partial",
             "lp-ft",
-            "Near the source the early stages fit; lp-ft would cost more time and move what is right.",
+            f"{place}, the early stages fit; lp-ft would cost more time and move what is right.",
         )
     return (
         "full",
         "lp-ft",
-        "Far from the source everything must move; lp-ft, which keeps the stem, was behind in our measurements.",
+        f"{place} everything must move; lp-ft, which keeps the stem, was behind in our measurements.",
     )
+
+
+def two_digits(number: int) -> str:
+    """A rough figure as one: two digits that mean something.
+
+    >>> two_digits(7), two_digits(83), two_digits(1574)
+    ('7', '83', '1,600')
+    """
+    return f"{round(number, 2 - len(str(number))):,}"
 
 
 def _share(value: float) -> str:

@@ -119,7 +119,7 @@ class Evidence:
         """Further images a class for ``points`` (share) more accuracy of the linear head; rough.
 
         The error is taken to fall by the same factor with every doubling. None where more did not help, or where it
-        would take more than 100 times as many: a curve of three points tells nothing of that.
+        would take more than 16 times as many: a curve of three points tells nothing of that.
         """
         if len(self.curve) < 2:
             return None
@@ -129,7 +129,7 @@ class Evidence:
         if not 0 < error < earlier or error - wanted <= 0:
             return None
         doublings = math.log(error / (error - wanted)) / math.log(earlier / error) * math.log2(many / few)
-        return math.ceil(self.median * (2**doublings - 1)) if 2**doublings <= 100 else None
+        return math.ceil(self.median * (2**doublings - 1)) if doublings <= 4 else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, derived figures included."""

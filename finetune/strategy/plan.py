@@ -18,7 +18,7 @@ from finetune.regularise import Regularisers
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ProbePhase(_Frozen):
@@ -276,7 +276,12 @@ def _what(phase: GradientPhase) -> str:
 
 def _problem(item: Any) -> str:
     """One line about one pydantic error."""
-    where = [str(part) for part in item["loc"] if part not in ("probe", "gradient")]
+    tags = ("probe", "gradient")  # pydantic names a phase's kind behind its number
+    where = [
+        str(part)
+        for i, part in enumerate(item["loc"])
+        if i == 0 or part not in tags or not isinstance(item["loc"][i - 1], int)
+    ]
     if item["type"] == "extra_forbidden":
         known = {*Plan.model_fields, *ProbePhase.model_fields, *GradientPhase.model_fields}
         return f"{'.'.join(where)}: unknown key.{did_you_mean(where[-1], known)}"

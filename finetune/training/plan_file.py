@@ -60,9 +60,14 @@ def decided_by_plan(recipe: Recipe) -> list[str]:
     """The keys set in a recipe that have no effect beside a given plan, which decides them itself."""
     keys = ["strategy"] if recipe.strategy != "auto" else []
     keys += ["budget"] if recipe.budget is not None else []
-    keys += [f"train.{key}" for key in sorted(recipe.train.model_fields_set - _OF_THE_EXECUTOR)]
+    keys += of_training(recipe)
     decided = {"solver", "combine", "folds", "fit_on"}
     return keys + [f"probe.{key}" for key in sorted(recipe.probe.model_fields_set & decided)]
+
+
+def of_training(recipe: Recipe) -> list[str]:
+    """The keys set in a recipe that say how to train by gradient steps."""
+    return [f"train.{key}" for key in sorted(recipe.train.model_fields_set - _OF_THE_EXECUTOR)]
 
 
 def refuse_beside_plan(assignments: Iterable[str]) -> None:

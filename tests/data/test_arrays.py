@@ -137,6 +137,10 @@ def test_a_classifier_takes_arrays_like_scikit_learn() -> None:
     assert model.score(x, np.arange(40) % 2 + 5) == 1.0
     assert model.score((x, np.arange(40) % 2 + 5)) == 1.0
     assert model.predict_proba(x[:4] / 255).shape == (4, 2)
+    text = [str(label) for label in np.arange(40) % 2 + 5]  # digits, but not numbers
+    model = Classifier("linear", image_size=32).fit(x, text)
+    assert model.predict(x[:4]).tolist() == ["5", "6", "5", "6"]
+    assert model.score(x, text) == 1.0
 
 
 def test_labels_of_torchvision_are_known_without_images(

@@ -222,6 +222,19 @@ def test_copies_stay_on_one_side(tmp_path: Path) -> None:
     assert not any("copies" in note for note in bundle.notes)
 
 
+def test_copies_under_two_classes_stay_on_one_side_too(tmp_path: Path) -> None:
+    write_tree(tmp_path, cat=30, dog=30)
+    for file in sorted((tmp_path / "cat").iterdir())[:10]:
+        shutil.copy(file, tmp_path / "dog" / f"copy of {file.name}")
+    bundle = load(tmp_path)
+    parts = [{p.fingerprint(i) for i in range(len(p))} for p in (bundle.train, bundle.val, bundle.test)]
+    assert all(parts)
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+    assert sum(map(len, (bundle.train, bundle.val, bundle.test))) == 70
+
+
 def test_copies_under_two_classes_and_across_given_splits_are_told(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_tree(tmp_path / split, cat=8, dog=8)

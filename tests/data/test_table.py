@@ -92,6 +92,19 @@ def test_columns_splits_and_numbers(picture_folder: Path, tmp_path: Path) -> Non
         load_data(DataRecipe(path=str(write_csv(table, one)), label_column="kind", split_column="Set"), 0)
 
 
+@pytest.mark.parametrize("wrong", ["tset", ""])
+def test_one_wrong_split_is_refused_and_not_a_reason_to_forget_them_all(
+    wrong: str, picture_folder: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {**row, "split": "test" if i % 4 == 0 else "Train"} for i, row in enumerate(rows_of(picture_folder))
+    ]
+    rows[8]["split"] = wrong
+    table = write_csv(tmp_path / "t.csv", rows)
+    with pytest.raises(DataError, match=f"Column 'split' .* train, val or test in every row. Got '{wrong}'"):
+        load_data(DataRecipe(path=str(table), root=str(picture_folder)), 0)
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_field_may_span_lines(end: str, picture_folder: Path, tmp_path: Path) -> None:
     rows = [f'{row["path"]},"{row["label"]}\nof the test","said ""so"", {i}"' for i, row in

@@ -65,10 +65,19 @@ def test_tiny_data_train_heads_only() -> None:
     assert decide(evidence(NEAR, 2)).chosen in ("linear", "multistage")
 
 
-def test_few_images_are_tuned_far_from_the_source_and_not_near_it() -> None:
+def test_few_images_are_tuned_unless_they_are_near_the_source_beyond_doubt() -> None:
     for m in (3, 5, 9):
         assert decide(evidence(FAR, m)).chosen == "full"
-        assert decide(evidence(NEAR, m)).chosen == "linear"
+        near = evidence((0.0, 0.4, 1.0, 1.8, 2.8), m)
+        doubtful, certain = (decide(replace(near, source_distance=distance)) for distance in (1.15, 1.0))
+        assert doubtful.similarity is not None
+        assert certain.similarity is not None
+        assert 0.6 <= doubtful.similarity < 0.7 <= certain.similarity, (
+            m,
+            doubtful.similarity,
+            certain.similarity,
+        )
+        assert (doubtful.chosen, certain.chosen) == ("full", "linear")
 
 
 def test_nothing_left_to_win() -> None:
@@ -140,7 +149,7 @@ def test_explanation_has_the_numbers() -> None:
         "4000 images",
         "median 1000 a class",
         "very different",
-        "without seeing the image",
+        "on images that it has not seen",
         "joined",
     ):
         assert words in text
@@ -153,6 +162,13 @@ def test_explanation_has_the_numbers() -> None:
     assert len(tree["evidence"]["stages"]) == 5
     little = decide(evidence(FAR, 20))
     assert any("textbook's table would say multistage" in reason for reason in little.reasons)
+
+
+def test_what_earlier_stages_add_is_the_difference_of_the_figures_shown() -> None:
+    found = decide(evidence(FAR, 20, classes=2))
+    added = found.expected["multistage"][0] - found.expected["linear"][0]
+    assert found.chosen == "full"
+    assert f"(multistage) add {100 * added:.1f} points to the linear head" in " ".join(found.reasons)
 
 
 def test_table_marks_one_cell() -> None:
