@@ -212,9 +212,17 @@ class RunFolder:
 
 
 def check_free(path: Path, what: str) -> None:
-    """Raise RunError unless ``path`` is free to become a folder: absent or empty."""
+    """Raise RunError unless ``path`` is free to become a folder, absent or empty, where folders can be made."""
     try:
         if not path.exists() and not path.is_symlink():
+            above = next(parent for parent in path.absolute().parents if parent.exists())
+            if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+                got = (
+                    f"below {str(above)!r}, which {'cannot be written to' if above.is_dir() else 'is a file'}"
+                )
+                raise RunError(
+                    must(f"{what} {str(path)!r}", "where a folder can be made", got, "Choose another --out.")
+                )
             return
         if path.is_dir() and not any(path.iterdir()):
             return

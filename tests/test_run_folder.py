@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from finetune.api import open_run, resume
 from finetune.cli.story import Story
 from finetune.errors import RunError
-from finetune.run_folder import RunFolder, _difference
+from finetune.run_folder import RunFolder, _difference, check_free
 
 PROBE = {"name": "head first", "kind": "probe"}
 
@@ -85,3 +86,17 @@ def test_what_differs_between_two_sets_of_images() -> None:
     assert _difference({a, b}, {b, c}) == "1 of 2 missing (the first: 'a.png') and 1 new (the first: 'c.png')"
     moved = _difference({a, b}, {a, ("b.png", "y", "train")})
     assert moved == "1 with other contents, another label or another split (the first: 'b.png')"
+
+
+def test_a_place_where_no_folder_can_be_made_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(
+        RunError, match=r"must be where a folder can be made\. Got below '.*notes\.txt', which is a file"
+    ):
+        check_free(tmp_path / "notes.txt" / "runs" / "mine", "The run folder")
+    sealed = tmp_path / "sealed"
+    sealed.mkdir(mode=0o500)
+    if not os.access(sealed, os.W_OK):  # root may write anywhere
+        with pytest.raises(RunError, match="sealed', which cannot be written to instead"):
+            check_free(sealed / "mine", "The run folder")
+    check_free(tmp_path / "not" / "yet" / "there", "The run folder")
