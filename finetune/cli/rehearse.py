@@ -84,7 +84,9 @@ def _show(found: Found) -> None:
         marks = {} if found.lr is None else {found.lr: f"{found.lr:.2g}"}
         for line in chart(lrs, losses, marks):
             screen.say_long(line)
-        screen.say("smoothed training loss over the body's learning rate")
+        screen.say(
+            "smoothed training loss over the body's learning rate; above twice its start it counts as that"
+        )
     screen.say(found.reason)
     lr, head = found.usable()
     planned = f"the plan has lr {found.planned[0]:.2g}, head {found.planned[1]:.2g}"

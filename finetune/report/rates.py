@@ -9,17 +9,27 @@ from finetune.training.lr_find import Found
 
 
 def range_test(found: Found) -> bytes:
-    """PNG: loss of each step and smoothed, over the body's learning rate; suggestion and plan as lines."""
+    """PNG: loss of each step and smoothed, over the body's learning rate; suggestion and plan as lines.
+
+    The axis ends where the curve that is judged does; steps above it are arrows at its edge."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     lrs = [point["lr"] for point in found.curve]
     if lrs:
         smooth = [point["smoothed"] for point in found.curve]
-        axes.plot(lrs, [point["loss"] for point in found.curve], ".", color=GREY, markersize=3, label="step")
-        axes.plot(lrs, smooth, color=BLUE, linewidth=1.6, label="smoothed")
-        low, high = min(smooth), max(smooth)
+        losses = [point["loss"] for point in found.curve]
+        low, high = min(smooth + losses), max(smooth)
         room = 0.08 * (high - low) or 0.1
-        axes.set_ylim(low - room, high + room)
+        low, high = low - room, high + room
+        inside = [(lr, loss) for lr, loss in zip(lrs, losses, strict=True) if loss <= high]
+        above = [lr for lr, loss in zip(lrs, losses, strict=True) if loss > high]
+        axes.plot(*zip(*inside, strict=True), ".", color=GREY, markersize=3, label="step")
+        if above:
+            axes.plot(
+                above, [high - room / 3] * len(above), "^", color=GREY, markersize=4, label="step, higher up"
+            )
+        axes.plot(lrs, smooth, color=BLUE, linewidth=1.6, label="smoothed")
+        axes.set_ylim(low, high)
         axes.set_xscale("log")
     lr, _ = found.usable()
     told = "suggested" if found.lr is not None else "nothing suggested; to be used"

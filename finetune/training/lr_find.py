@@ -33,6 +33,9 @@ _WIDTH = 3.0
 _QUIET = 100.0
 """Up to this many times the lowest rate nothing moves: how much the loss varies there is the batches' doing."""
 _FEWEST = 10
+_CLIP = 2.0
+"""Losses above this many times the level at the start count as that: how far up the loss went says nothing of where it
+began to rise, and would blur it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Found:
     rises_at: float | None
     """The lr from which on the loss only rose."""
     curve: tuple[dict[str, float], ...]
-    """A row a step: lr, head_lr, loss of the step's images before it, and that smoothed."""
+    """A row a step: lr, head_lr, loss of the step's images before it, and ``smoothed``, the curve that is judged."""
 
     def usable(self) -> tuple[float, float]:
         """lr and head_lr to train with: the suggestion, else the plan's, but no more than a tenth of where the
@@ -116,7 +119,7 @@ def find_lr(job: Job, steps: int = STEPS) -> Found:
     found = suggest(lrs, losses)
     curve = tuple(
         {"lr": phase.lr * f, "head_lr": phase.head_lr * f, "loss": loss, "smoothed": smooth}
-        for f, loss, smooth in zip(factors, losses, smoothed(losses).tolist(), strict=True)
+        for f, loss, smooth in zip(factors, losses, judged(lrs, losses).tolist(), strict=True)
     )
     factor = None if found.index is None else factors[found.index]
     return Found(
@@ -139,10 +142,9 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Suggestion:
     if len(losses) < _FEWEST:
         why = f"The loss was no number after {len(losses)} steps, at rates where nothing should move"
         return Suggestion(None, f"{why}: the gradients are not finite or far too large.")
-    raw = np.asarray(losses)
-    quiet = max(3, int((np.asarray(lrs) < _QUIET * lrs[0]).sum()))
-    level, noise = float(raw[:quiet].mean()), float(raw[:quiet].std())
-    smooth = smoothed(np.minimum(raw, 2 * level))  # how far up it went must not blur where it began to rise
+    quiet = _quiet(lrs)
+    level, noise = float(np.mean(losses[:quiet])), float(np.std(losses[:quiet]))
+    smooth = judged(lrs, losses)
     # An average is over 2 sqrt(pi) width = 11 points, half as many at the ends: 3.5 standard errors, for the least of
     # many points is looked for.
     tolerance = max(3.5 * noise / math.sqrt(math.sqrt(math.pi) * _WIDTH), 0.01 * abs(level))
@@ -170,17 +172,34 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Suggestion:
     steepest = start + int(falls.argmin()) if len(falls) else least
     while index > 0 and smooth[index] > smooth[: index + 1].min() + 2 * tolerance:
         index -= 1  # a bump on the way down: its near side
-    reason = (f"the loss falls from {level:.3g} to {smooth[least]:.3g}, fastest near lr {lrs[steepest]:.2g}, "
-              f"and is least at {lrs[least]:.2g}; ")  # fmt: skip
+    reason = (f"The loss falls from {level:.3g} to {smooth[least]:.3g}: fastest near lr {lrs[steepest]:.2g}, least at "
+              f"{lrs[least]:.2g}. ")  # fmt: skip
     if index == valley:
-        reason += "this is the middle of that descent."
+        reason += f"Lr {lrs[index]:.2g} is the middle of the longest descent to there."
     elif index == bound:
         reason += (
-            "this is a tenth of the rate of the least loss, for the middle of the descent is nearer to it."
+            f"Lr {lrs[index]:.2g} is a tenth of the latter: the middle of the descent, {lrs[valley]:.2g}, is too near "
+            "to it."
         )
     else:
-        reason += "this is just before the loss rose for the first time."
-    return Suggestion(index, reason[0].upper() + reason[1:], rises)
+        reason += f"Lr {lrs[index]:.2g} is just before a first rise on the way down."
+    return Suggestion(index, reason, rises)
+
+
+def judged(lrs: Sequence[float], losses: Sequence[float]) -> np.ndarray:
+    """The curve that is decided on, and shown: losses above twice the level at the start count as that, smoothed.
+
+    >>> bool(judged([1e-7, 1e-6, 1e-5, 1e-4], [1.0, 1.0, 1.0, 900.0]).max() < 2)
+    True
+    """
+    raw = np.asarray(losses, dtype=np.float64)
+    level = raw[: _quiet(lrs)].mean() if len(raw) else 0.0
+    return smoothed(np.minimum(raw, _CLIP * level))
+
+
+def _quiet(lrs: Sequence[float]) -> int:
+    """How many points lie where nothing moves yet."""
+    return max(3, int((np.asarray(lrs) < _QUIET * lrs[0]).sum())) if len(lrs) else 0
 
 
 def longest_valley(losses: Sequence[float] | np.ndarray) -> int:

@@ -82,6 +82,26 @@ def test_a_damaged_decision_costs_one_picture_only(tmp_path: Path) -> None:
     assert draw_figures(tmp_path, scores, ("stem", "body")) == ["confusion.png"]
 
 
+def test_the_axis_of_a_range_test_ends_with_its_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the divergence a loss of 168.8 would make all else a flat line."""
+    from matplotlib.figure import Figure
+
+    from finetune.report import rates
+    from finetune.training.lr_find import Found
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(rates, "as_png", lambda figure: drawn.append(figure) or b"")
+    curve = tuple(
+        {"lr": 10.0**-k, "head_lr": 1.0, "loss": 0.2, "smoothed": 0.2 - k / 99} for k in range(7, 1, -1)
+    )
+    curve += ({"lr": 0.1, "head_lr": 1.0, "loss": 168.8, "smoothed": 0.3},)
+    rates.range_test(Found(1e-3, 1e-3, "falls", (0.1, 0.1), None, curve))
+    (axes,) = drawn[0].axes
+    assert axes.get_ylim()[1] < 0.4
+    points = [tuple(map(len, line.get_data())) for line in axes.lines[:3]]
+    assert points == [(6, 6), (1, 1), (7, 7)]  # steps, those higher up, the curve
+
+
 def colours(image: Image.Image) -> np.ndarray:
     """(H, W) whether a pixel is the orange of this data set's mark."""
     pixels = np.asarray(image.convert("RGB")).astype(int)

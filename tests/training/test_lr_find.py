@@ -18,7 +18,16 @@ from finetune.recipe import Recipe
 from finetune.strategy.plan import ProbePhase
 from finetune.training import tuning as module
 from finetune.training.execute import execute
-from finetune.training.lr_find import HIGHEST, LOWEST, Found, find_lr, longest_valley, smoothed, suggest
+from finetune.training.lr_find import (
+    HIGHEST,
+    LOWEST,
+    Found,
+    find_lr,
+    judged,
+    longest_valley,
+    smoothed,
+    suggest,
+)
 
 LRS = [LOWEST * (HIGHEST / LOWEST) ** (i / 99) for i in range(100)]
 
@@ -41,7 +50,7 @@ def test_middle_of_the_descent() -> None:
     found = suggest(LRS, curve(falls=1e-3, rises=0.3))
     assert found.index is not None
     assert 2e-4 < LRS[found.index] < 1e-2
-    assert "this is the middle of that descent" in found.reason
+    assert f"Lr {LRS[found.index]:.2g} is the middle of the longest descent to there." in found.reason
     assert "fastest near lr 0.00" in found.reason
     assert found.rises is not None
     assert 0.2 < LRS[found.rises] < 3
@@ -56,7 +65,7 @@ def test_at_most_a_tenth_of_the_rate_of_the_least_loss() -> None:
     found = suggest(LRS, values)
     assert found.index is not None
     assert LRS[found.index] <= LRS[int(smoothed(values).argmin())] / 10 * (1 + 1e-9)
-    assert "a tenth of the rate of the least loss" in found.reason
+    assert f"Lr {LRS[found.index]:.2g} is a tenth of the latter" in found.reason
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05, 0.3])
@@ -100,6 +109,18 @@ def test_smoothing_is_without_bias_and_without_lag() -> None:
     middle = smoothed(list(rising))[15:35]
     np.testing.assert_allclose(middle, rising[15:35], atol=0.01)
     assert smoothed([3.0]).tolist() == [3.0]
+
+
+def test_the_curve_that_is_shown_is_the_one_that_is_decided_on() -> None:
+    """One wild loss at the end must not lift nine steps before it, nor stretch the axis."""
+    values = curve(falls=1e-3, rises=None, noise=0.0, depth=1.9)
+    values[-1] = 168.8
+    found, shown = suggest(LRS, values), judged(LRS, values)
+    least = int(shown.argmin())
+    assert f"to {shown[least]:.3g}: " in found.reason
+    assert f"least at {LRS[least]:.2g}." in found.reason
+    assert shown.max() < 4
+    assert judged([], []).size == 0
 
 
 def test_valley_of_a_monotone_curve_is_its_middle() -> None:
@@ -179,6 +200,8 @@ def test_stops_where_the_loss_passes_four_times_its_best(tiny: Any, tmp_path: Pa
     assert len(rows) < 100
     assert max(row["loss"] for row in rows) > 2 * min(row["smoothed"] for row in rows)
     assert seen[0].rises_at is not None
+    told = judged([row["lr"] for row in rows], [row["loss"] for row in rows])
+    assert [row["smoothed"] for row in rows] == told.tolist()
 
 
 class StopAt(Listener):
