@@ -173,7 +173,10 @@ def lr_too_high(curve: Curve) -> Finding | None:
     if not ((rose and (stuck or left > POOR)) or back or forgot):
         return None
     if rose and stuck:
-        said = f"The loss rose from {start:.3g} to {worst:.3g} (step {where}) and ended no lower ({end:.3g})"
+        said = (
+            f"The loss rose from {start:.3g} to {worst:.3g} (step {where}) and ended no lower than it began "
+            f"({end:.3g})"
+        )
     elif back:
         said = f"The loss fell to {best:.3g} and rose again to {parts[-1]:.3g}"
     elif rose:

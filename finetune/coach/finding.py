@@ -38,6 +38,8 @@ class Facts:
     """Whether training images are made harder than validation images (strong augmentation, mixing, dropout):
     then the training accuracy is too low to be compared with the validation accuracy."""
     val_fraction: float | None = None
+    keep: str | None = None
+    """Whether the best epoch's weights are kept, or the last's."""
     fitted_head: bool = False
     """Whether an earlier phase solved or trained the head: the first loss is then not that of guessing."""
     task: str = "single-label"

@@ -48,6 +48,9 @@ was least: few images and right labels leave less of them by then; a network tha
 not learn them by heart."""
 AGAINST_ALONE = 0.11
 """So many are wrong labels whatever comes after: networks that are too small were sure of 0.095 at most."""
+FELL = 0.1
+"""Training accuracy below that of an earlier epoch by this much: a rate that is too high undid what was learned, and
+what the network is sure of then says nothing of the labels. Wrong labels alone make it waver by 0.07."""
 BY_HEART = 0.5
 """Training accuracy below which little was learned, by heart or otherwise."""
 ABOVE = 0.08
@@ -131,17 +134,26 @@ def label_noise(curve: Curve) -> Finding | None:
     learned_on = train_least < UNLEARNED and gained > LATE and _had_room(val_least, gained)
     agreed = _gap_before(points, least)
     rise = losses[-1] / max(losses[least], 1e-9)
-    by_heart = learned_on and (
-        (min(train_least - val_least, agreed) < LEVEL and last < val_least + error / 2 and rise > HEART_RISE)
-        or (agreed < TOGETHER and last - val_least < gained / 2 and rise > HEART_HINT)
+    steady = not _fell(points, facts.train_n)
+    by_heart = (
+        steady
+        and learned_on
+        and (
+            (
+                min(train_least - val_least, agreed) < LEVEL
+                and last < val_least + error / 2
+                and rise > HEART_RISE
+            )
+            or (agreed < TOGETHER and last - val_least < gained / 2 and rise > HEART_HINT)
+        )
     )
     against = None if facts.distorted else points[least].contradicted
     by_then = gained > LATE or train - last > GAP
     most = AGAINST if by_then else AGAINST_ALONE
-    contradicted = against is not None and against > most and train_least > BY_HEART
+    contradicted = steady and against is not None and against > most and train_least > BY_HEART
     below = not facts.distorted and last - train > max(ABOVE, ERRORS * error) and train < UNLEARNED
     ahead = [] if facts.distorted else _ahead(points, facts.val_n)
-    parted = None if facts.distorted else _parted(points, accuracies, facts.val_n)
+    parted = None if facts.distorted or not steady else _parted(points, accuracies, facts.val_n)
     if not (drops or by_heart or contradicted or below or ahead or parted):
         return None
     if drops:
@@ -149,13 +161,13 @@ def label_noise(curve: Curve) -> Finding | None:
                 f"{100 * train_then:.0f}%) and fell to {100 * last:.0f}% while training accuracy rose to "
                 f"{100 * train:.0f}%")  # fmt: skip
     elif by_heart:
-        seen = (f"Validation loss was least at epoch {points[least].epoch} with training and validation accuracy at "
+        seen = (f"{_least_at(curve, points[least])} training and validation accuracy were at "
                 f"{100 * train_least:.0f}% and {100 * val_least:.0f}%; since then training accuracy rose to "
                 f"{100 * train:.0f}% and validation accuracy did not ({100 * last:.0f}%)")  # fmt: skip
     elif contradicted:
-        seen = (f"Where the validation loss was least (epoch {points[least].epoch}) the network was sure of another "
-                f"class of {100 * (against or 0):.0f}% of the training images; it ended at {100 * train:.0f}% of them "
-                f"right, and {100 * last:.0f}% of the validation images")  # fmt: skip
+        seen = (f"{_least_at(curve, points[least])} the network was sure of another class of "
+                f"{100 * (against or 0):.0f}% of the training images; it ended at {100 * train:.0f}% of them right, "
+                f"and {100 * last:.0f}% of the validation images")  # fmt: skip
     elif ahead:
         point = ahead[len(ahead) // 2]
         there, then = 100 * (point.val_accuracy or 0), 100 * (point.accuracy or 0)
@@ -167,13 +179,35 @@ def label_noise(curve: Curve) -> Finding | None:
                 f"and validation accuracy hardly moved ({100 * last:.0f}%)")  # fmt: skip
     else:
         seen = f"Training accuracy ended at {100 * train:.0f}%, below the validation accuracy of {100 * last:.0f}%"
+    stop = points[peak] if drops else points[least] if by_heart or contradicted else parted
+    stopping = "" if stop is None or ahead else f"stop at epoch {stop.epoch} and "
     return Finding(
         "label noise", "warning", f"{seen}: some training labels are probably wrong.",
-        "Look at the training images that are called wrong; stop at the best epoch and smooth the labels meanwhile.",
+        f"Look at the training images that are called wrong; {stopping}smooth the labels meanwhile.",
         "train.label_smoothing", 0.1,
-        {"best_epoch": points[peak].epoch, "best_val_accuracy": best, "last_val_accuracy": last,
+        {"best_epoch": points[peak].epoch, "least_epoch": points[least].epoch, "best_val_accuracy": best,
+         "last_val_accuracy": last,
          "train_accuracy_then": train_then, "train_accuracy": train, "val_error": error, "contradicted": against},
     )  # fmt: skip
+
+
+def _fell(points: list[Point], n: int | None) -> bool:
+    """Whether training accuracy was once well below that of an earlier epoch, beyond chance."""
+    accuracies = [p.accuracy or 0.0 for p in points]
+    best = list(itertools.accumulate(accuracies, max))
+    return any(
+        most - now > max(FELL, ERRORS * binomial_error(now, n or 0))
+        for most, now in zip(best, accuracies, strict=True)
+    )
+
+
+def _least_at(curve: Curve, point: Point) -> str:
+    """Begins a sentence about the epoch of the least validation loss. Before training nothing is known of the training
+    images, so that the least of all may lie there."""
+    before = [p.val_loss for p in curve.scored if p.epoch == 0 and p.val_loss is not None]
+    if before and before[0] < (point.val_loss or 0.0):
+        return f"Where the validation loss was least since training began (epoch {point.epoch})"
+    return f"Where the validation loss was least (epoch {point.epoch})"
 
 
 def _had_room(val: float, gained: float) -> bool:
@@ -226,21 +260,30 @@ def _gap_before(points: list[Point], end: int) -> float:
 def validation_too_small(curve: Curve) -> Finding | None:
     """An interval wider than the differences it is read for."""
     n, points = curve.facts.val_n, curve.scored
-    if not n or len(points) < 2:
+    half = [p.val_accuracy or 0.0 for p in points[len(points) // 2 :]]
+    if not n or len(half) < 2:  # of a single epoch there is nothing to tell apart
         return None
-    half = points[len(points) // 2 :]
-    scores = [p.val_accuracy for p in half if p.val_accuracy is not None]
     best = max(points, key=lambda p: p.val_accuracy or 0.0)
     low, high = wilson(min(n, round((best.val_accuracy or 0.0) * n)), n)
-    spread = max(scores) - min(scores)
+    spread = max(half) - min(half)
     if high - low < WIDE or spread > high - low:
         return None
-    fraction, shown = curve.facts.val_fraction, f"{100 * (best.val_accuracy or 0.0):.0f}%"
+    interval = f"a 95% interval of {100 * low:.0f} to {100 * high:.0f}%"
+    if min(half) == 1.0:
+        seen = (f"All {n} validation images are called right in the later epochs: so few give {interval} and cannot "
+                "tell which epoch or recipe is better")  # fmt: skip
+    else:
+        when = f"epoch {best.epoch}" if best.epoch else "before training"
+        differ = f"differ by {100 * spread:.0f} points" if spread else "are level"
+        seen = (f"{n} validation images cannot tell epochs apart: the highest validation accuracy "
+                f"({100 * (best.val_accuracy or 0.0):.0f}%, {when}) has {interval}, and the later epochs "
+                f"{differ}")  # fmt: skip
+    keeps = curve.facts.keep == "last"
+    last = (
+        "; the last epoch is kept, as is best then" if keeps else ", or keep the last epoch (train.keep=last)"
+    )
     return Finding(
-        "validation too small", "note",
-        f"{n} validation images cannot tell epochs apart: the best ({shown}, epoch {best.epoch}) has a 95% interval "
-        f"of {100 * low:.0f} to {100 * high:.0f}%, and the later epochs differ by {100 * spread:.0f} points.",
-        "Hold out more images, or keep the last epoch.", "data.val_fraction",
-        round(min(0.45, max(0.3, 2 * (fraction or 0.15))), 2),
+        "validation too small", "note", f"{seen}.", f"Hold out more images{last}.", "data.val_fraction",
+        round(min(0.45, max(0.3, 2 * (curve.facts.val_fraction or 0.15))), 2),
         {"val_n": n, "interval": [low, high], "spread": spread, "best_epoch": best.epoch},
     )  # fmt: skip

@@ -78,6 +78,7 @@ def facts_of(index: int, phase: GradientPhase, bundle: DataBundle, recipe: Recip
         augment=phase.augment,
         distorted=distorted,
         val_fraction=recipe.data.val_fraction,
+        keep=phase.keep,
         fitted_head=index > 0,
         task=bundle.task.name,
     )

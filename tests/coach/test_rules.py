@@ -260,3 +260,63 @@ def test_contradicted_labels_part_wrong_labels_from_few_images() -> None:
     assert "label noise" in named(contradicting(0.12))
     # Where augmentation makes images hard, being sure of another class may be the augmentation's doing.
     assert "label noise" not in named(contradicting(0.12), Facts(**{**FACTS.to_dict(), "distorted": True}))
+
+
+def test_a_rate_that_undid_what_was_learned_is_no_wrong_label() -> None:
+    """Training accuracy went from 95% to 68% and back: at the bottom the network is sure of many wrong classes, and
+    the validation loss happened to be least there."""
+
+    def accuracy(t: float) -> float:
+        return 0.68 if 0.1 < t <= 0.2 else 0.95 + 0.05 * t
+
+    def tumbled(share: float) -> list[dict[str, Any]]:
+        found = rows(falls(0.05), accuracy, lambda t: 0.8 + abs(t - 0.15), lambda t: 0.7)
+        return [{**row, "contradicted": share} if row["kind"] == "epoch" else row for row in found]
+
+    assert "label noise" not in named(tumbled(0.32))
+    level = [{**row, "accuracy": max(row["accuracy"], 0.9)} for row in tumbled(0.32)]
+    assert "label noise" in named(level)  # the same without the fall
+
+
+def before_training(found: list[dict[str, Any]], **scores: float) -> list[dict[str, Any]]:
+    place = {key: found[0][key] for key in ("phase", "phase_index", "epochs", "steps")}
+    return [{**place, "kind": "epoch", "epoch": 0, "step": 0, "lr": 0.1, **scores}, *found]
+
+
+def test_each_best_epoch_is_named_by_what_it_is_best_in() -> None:
+    found = before_training(contradicting(0.12), val_loss=0.9, val_accuracy=0.8)
+    said = {f.name: f for f in diagnose(found, Facts(**{**FACTS.to_dict(), "val_n": 20}))}
+    noise, small = said["label noise"], said["validation too small"]
+    least = noise.evidence["least_epoch"]
+    assert f"validation loss was least since training began (epoch {least})" in noise.sentence
+    assert f"stop at epoch {least} and smooth" in noise.remedy
+    assert "the highest validation accuracy (80%, before training)" in small.sentence
+    assert "epoch 0" not in noise.text + small.text
+
+
+TINY = Facts(classes=10, train_n=800, val_n=20, lr=0.1, schedule="cosine")
+
+
+def test_what_the_plan_does_already_is_no_advice() -> None:
+    found = rows(falls(), rises(), val_accuracy=lambda t: 0.9)
+    assert "or keep the last epoch (train.keep=last)" in diagnose(found, TINY)[0].remedy
+    kept = diagnose(found, Facts(**{**TINY.to_dict(), "keep": "last"}))[0]
+    assert kept.remedy == "Hold out more images; the last epoch is kept, as is best then."
+
+
+def test_a_single_epoch_is_not_held_against_others() -> None:
+    one = before_training(rows(falls(), rises())[: PER + 2], val_loss=0.3, val_accuracy=0.9)
+    assert "validation too small" not in named(one, TINY)
+
+
+def test_validation_without_an_error_is_not_said_to_differ() -> None:
+    finding = diagnose(rows(falls(), rises(), val_accuracy=lambda t: 1.0), TINY)[0]
+    assert finding.sentence.startswith("All 20 validation images are called right in the later epochs")
+    assert "differ" not in finding.sentence
+
+
+def test_a_rise_is_held_against_the_beginning() -> None:
+    facts = Facts(classes=10, val_n=400, lr=0.1, fitted_head=True)
+    finding = diagnose(rows(lambda t: 0.0602 + 0.2 * (t < 0.2), lambda t: 0.97, first=0.0268), facts)[0]
+    assert finding.name == "lr too high"
+    assert "ended no lower than it began (0.06" in finding.sentence
