@@ -19,7 +19,11 @@ _ENOUGH = 3
 _AGAIN = 20
 """... and a further look after each such part of what is left."""
 _LATE, _EARLY = 1.05, 0.9
-"""The number changes where the rest would take more than this share of the time left, or, at an epoch's end, less."""
+"""The number changes where the rest takes more than this share of the time left, or, at an epoch's end, less ..."""
+_WORTH = 0.05
+"""... and where as much of the whole phase is gained: else the last steps' jitter makes the number go to and fro."""
+_TOLD = 0.2
+"""A choice that differs from the last one told by this share is told too."""
 
 
 class Pace:
@@ -113,7 +117,8 @@ class Pace:
         rest = self.steps(step) - step
         self._next_look = step + max(1, min(fit, rest) // _AGAIN)
         late = rest > fit * _LATE or (not self.cuts and rest > fit)
-        early = at_epoch_end and 0 < rest < fit * _EARLY and self.steps(step) < self.planned
+        worth = at_epoch_end and fit - rest > _WORTH * self.steps(step)
+        early = worth and 0 < rest < fit * _EARLY and self.steps(step) < self.planned
         if late or early:
             self._choose(step, min(self.planned, step + fit))
 
@@ -133,12 +138,28 @@ class Pace:
         """Steps begin or go on."""
         self._last = self._clock()
 
-    def line(self, step: int) -> str:
-        """A sentence about the last choice."""
-        epochs = self.steps(step) / self.per_epoch
+    def news(self, step: int, whole: float | None = None) -> str | None:
+        """A sentence about the last choice: the first, and later ones that change the number by a fifth; None for
+        others. ``whole``: train.time, of which the phase's time may be a share. Known from the choices alone, so
+        that a resumed run does not say it again."""
+        assert self.seconds is not None
+        told, earlier, new = self.planned, self.planned, False
+        for number, (_, steps) in enumerate(self.cuts):
+            new = number == 0 or abs(steps - told) >= _TOLD * told
+            told, earlier = (steps, told) if new else (told, earlier)
+        if not new:
+            return None
+        steps, epochs = self.steps(step), self.steps(step) / self.per_epoch
+        share = whole is not None and whole > 1.01 * self.seconds
+        time = f"{_rounded(self.seconds)} s" + (
+            f", this phase's share of train.time={whole:g}," if share else ""
+        )
+        if steps >= self.planned:
+            return f"{time} are enough for all {self.planned:,} planned steps after all."
+        done = "is lengthened" if steps > earlier else "is shortened"
         return (
-            f"{self.seconds:g} s are enough for {self.steps(step):,} of {self.planned:,} steps ({epochs:.1f} epochs): "
-            "the schedule is shortened to that."
+            f"{time} are enough for about {steps:,} of {self.planned:,} planned steps ({epochs:.1f} epochs): the "
+            f"schedule {done} to that."
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,3 +169,11 @@ class Pace:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Time goes on from there; it does not go back with a run that is put back to an earlier state."""
         self._earlier, self._began = max(float(state["seconds"]), self._elapsed()), self._clock()
+
+
+def _rounded(seconds: float) -> str:
+    """
+    >>> _rounded(13.5484), _rounded(0.25)
+    ('14', '0.25')
+    """
+    return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.2g}"

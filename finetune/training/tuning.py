@@ -247,7 +247,9 @@ class Tuning:
 
         def chosen() -> None:
             self.record.save()
-            self.listener.on_message(job.pace.line(job.progress.step))
+            news = job.pace.news(job.progress.step, self.recipe.train.time)
+            if news is not None:
+                self.listener.on_message(news)
 
         job.pace.chosen = chosen
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from finetune.training.pace import Pace
@@ -16,6 +18,11 @@ class Machine:
         self.pace = Pace(planned, per_epoch, seconds, clock=lambda: self.now)
         self.step, self.rates, self.cost, self.epoch_cost = 0, list[float](), 0.5, 1.0
         self.factor = cosine(planned, planned // 10)
+        self.told: list[str] = []
+        self.pace.chosen = self.tell
+
+    def tell(self) -> None:
+        self.told += filter(None, [self.pace.news(self.step, 100.0)])
 
     def run(self, until: int = 10_000) -> None:
         self.pace.resume_clock()
@@ -49,7 +56,9 @@ def test_the_schedule_is_shortened_and_comes_to_its_end_in_time() -> None:
     jumps = [abs(b - a) for a, b in zip(machine.rates, machine.rates[1:])]
     assert max(jumps) < 0.12  # the warm-up takes 40 of 400 steps, so 11 of 110
     assert machine.pace.epochs(machine.step) == -(-machine.step // 40)
-    assert "60 s are enough for" in machine.pace.line(machine.step)
+    assert len(machine.told) == 1
+    assert machine.told[0].startswith("60 s, this phase's share of train.time=100, are enough for about 1")
+    assert machine.told[0].endswith("the schedule is shortened to that.")
 
 
 @pytest.mark.parametrize("factor", [3.0, 0.3])
@@ -63,6 +72,35 @@ def test_a_machine_that_changes_its_mind(factor: float) -> None:
     assert machine.rates[-1] < 0.02
     jumps = [abs(b - a) for a, b in zip(machine.rates, machine.rates[1:])]
     assert max(jumps) < 0.15
+
+
+def test_few_choices_are_told_and_in_the_right_words() -> None:
+    """A machine that wavers by a tenth is told of once; one that becomes twice as fast, or as slow, once more."""
+    rng = random.Random(0)
+    machine = Machine(planned=2000, per_epoch=7, seconds=120.0)
+    for until in range(1, 10_000):
+        machine.cost = 0.5 * rng.uniform(0.9, 1.1)
+        machine.run(until)
+    assert len(machine.told) == 1
+    assert len(machine.pace.cuts) < 15
+    for factor, word in ((0.4, "lengthened"), (2.5, "shortened")):
+        machine = Machine(planned=2000, per_epoch=7, seconds=120.0)
+        machine.run(until=30)
+        machine.cost *= factor
+        machine.epoch_cost *= factor
+        machine.run()
+        assert 2 <= len(machine.told) <= 4
+        assert all(word in text for text in machine.told[1:])
+
+
+def test_a_phase_that_has_all_the_time_is_told_no_share() -> None:
+    pace = Pace(100, 10, 13.5484)
+    pace.cuts = [[5, 60]]
+    assert pace.news(5, 13.5484) == (
+        "14 s are enough for about 60 of 100 planned steps (6.0 epochs): the schedule is shortened to that."
+    )
+    pace.cuts = [[5, 60], [8, 100]]
+    assert pace.news(8) == "14 s are enough for all 100 planned steps after all."
 
 
 def test_time_for_less_than_a_step_makes_one() -> None:
