@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune import ranks
+from finetune import process_group, ranks
 from finetune.errors import ConfigError, RunError, must
 from finetune.events import Listener
 from finetune.recipe import Recipe
@@ -122,7 +122,7 @@ def _together(recipe: Recipe) -> AbstractContextManager[None]:
     """Inside the block the processes that were started together work together, each on its device."""
     from finetune import runtime
 
-    return ranks.session(lambda: runtime.choose_device(recipe.device))
+    return process_group.session(lambda: runtime.choose_device(recipe.device))
 
 
 def _heard(listener: Listener | None) -> Listener:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from finetune import ranks
+from finetune import process_group, ranks
 from finetune.errors import ConfigError, ProcessError, must
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def launch(command: Sequence[str], processes: int) -> None:
 
 def _start(command: Sequence[str], rank: int, processes: int, place: Path) -> subprocess.Popen[bytes]:
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes,
-              ranks.STORE: place / "store", ranks.NOTE: place / "note"}  # fmt: skip
+              process_group.STORE: place / "store", process_group.NOTE: place / "note"}  # fmt: skip
     # In a group of its own, so that Ctrl-C reaches it once, from here. Its standard input ends with this process.
     apart: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
@@ -172,7 +172,7 @@ def _judge(order: Sequence[_Member], processes: int, note: Path) -> None:
     if not failed:
         return
     # Those that only missed another one, or were ended from here, are no cause.
-    causes = [m for m in failed if m.code != ranks.LOST and not m.asked] or failed
+    causes = [m for m in failed if m.code != process_group.LOST and not m.asked] or failed
     cause = causes[0]
     assert cause.code is not None
     if cause.code in _TOLD:

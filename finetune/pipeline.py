@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from finetune import advice, ranks, runtime
+from finetune import advice, process_group, ranks, runtime
 from finetune.advice import Setup
 from finetune.errors import FinetuneError, Interrupted, RunError
 from finetune.events import Listener
@@ -134,7 +134,7 @@ class Pipeline:
                 self.folder.write_json("env.json", runtime.environment(self.device))
             else:
                 self.folder.require_same_images(setup.bundle)
-            if note := os.environ.get(ranks.NOTE):
+            if note := os.environ.get(process_group.NOTE):
                 Path(note).write_text(self.folder.go_on, encoding="utf-8")
 
         ranks.on_main(prepare)

@@ -3,21 +3,17 @@
 Started by ``finetune run --processes N``, torchrun or ``accelerate launch``, every process runs the same program on
 its share of each batch. Process 0, the main one, alone decides, writes and prints. Every verb here is called by all
 processes at the same place, and costs nothing where there is only one. Inside ``solo`` a process counts as the only
-one. torch is imported by the verbs only.
+one. torch is imported by the verbs only. How the processes find each other is in process_group.py.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from finetune.errors import FinetuneError, ProcessError
+from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,23 +21,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STORE = "FINETUNE_STORE"
-"""Names the file through which processes find each other; set by ``finetune.launch``, which watches them too."""
-NOTE = "FINETUNE_NOTE"
-"""Names the file into which the main process writes its run folder, for the launcher's last words."""
-LOST = 4
-"""Exit code of a process that ends because another one did."""
-_PATIENCE = timedelta(hours=6)
-"""The longest that processes wait for what the main one does alone, such as solving heads."""
-_SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset", "socket")
-"""In what torch says where another process is gone."""
-
-_state: dict[str, Any] = {"chat": None, "solo": 0, "lost": False}
+_state: dict[str, Any] = {"chat": None, "solo": 0}
 
 
 def asked() -> bool:
     """Whether this process was started as one of several."""
     return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+
+
+def several() -> bool:
+    """Whether this process counts as one of several: it was started so, and is not in ``solo``."""
+    return asked() and not _state["solo"]
 
 
 def local_rank() -> int:
@@ -56,7 +46,7 @@ def local_world() -> int:
 
 def rank() -> int:
     """Number of this process, from 0; 0 where it is the only one."""
-    return int(os.environ["RANK"]) if asked() and not _state["solo"] else 0
+    return int(os.environ["RANK"]) if several() else 0
 
 
 def main() -> bool:
@@ -64,9 +54,19 @@ def main() -> bool:
     return rank() == 0
 
 
+def joined() -> bool:
+    """Whether the processes have found each other."""
+    return _state["chat"] is not None
+
+
+def talk_over(chat: object) -> None:
+    """From here on the verbs speak over this group of torch.distributed: the processes have joined."""
+    _state["chat"] = chat
+
+
 def world() -> int:
     """How many processes work together; 1 before they have joined."""
-    if _state["chat"] is None or _state["solo"]:
+    if not joined() or _state["solo"]:
         return 1
     import torch.distributed as dist
 
@@ -96,103 +96,6 @@ def quiet() -> Iterator[None]:
         return
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
-
-
-# --- coming and going -------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def session(device: Callable[[], torch.device]) -> Iterator[None]:
-    """Inside the block the processes work together, where there are several; they stay joined afterwards.
-
-    ``device`` chooses this process's. Of an error that several processes meet one tells it: the others mark
-    theirs as ``told``. A connection that breaks becomes a ProcessError.
-    """
-    if not asked() or _state["solo"]:
-        yield
-        return
-    try:
-        if _state["chat"] is None:
-            _join(device())
-        yield
-    except FinetuneError as error:
-        error.told = error.told or not _speaks()
-        raise
-    except RuntimeError as error:
-        if not any(sign in str(error).lower() for sign in _SIGNS):
-            raise
-        lost = ProcessError(
-            "Another process of this training has ended or cannot be reached: "
-            f"{str(error).strip().splitlines()[0]}. Its own message says why; finetune resume goes on from the last "
-            "checkpoint."
-        )
-        _state["lost"] = True
-        lost.exit_code, lost.told = LOST, STORE in os.environ or not _speaks()
-        raise lost from error
-
-
-def _join(device: torch.device) -> None:
-    import torch
-    import torch.distributed as dist
-
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if not dist.is_initialized():
-        store = os.environ.get(STORE)
-        where: dict[str, Any] = {}
-        if store:
-            from torch.distributed import FileStore  # type: ignore[attr-defined]
-
-            where = {"store": FileStore(store, int(os.environ["WORLD_SIZE"])), "rank": int(os.environ["RANK"]),
-                     "world_size": int(os.environ["WORLD_SIZE"])}  # fmt: skip
-            _end_with_the_launcher()
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE, **where)
-        atexit.register(_leave)
-    # What is said in words goes over the processor, so that it never waits for a GPU.
-    nccl = dist.get_backend() != "gloo"
-    _state["chat"] = dist.new_group(backend="gloo", timeout=_PATIENCE) if nccl else dist.group.WORLD
-
-
-def _leave() -> None:
-    import sys
-
-    import torch.distributed as dist
-
-    if _state["lost"]:  # gloo would wait for the others while the interpreter ends
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(LOST)
-    if dist.is_initialized():
-        with contextlib.suppress(RuntimeError):
-            dist.destroy_process_group()
-
-
-def _end_with_the_launcher() -> None:
-    """A launcher that is killed closes this process's standard input."""
-    import sys
-
-    def watch() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while os.read(sys.__stdin__.fileno(), 1):  # type: ignore[union-attr]
-                pass
-        os._exit(LOST)
-
-    threading.Thread(target=watch, name="finetune-launcher-watch", daemon=True).start()
-
-
-def _speaks() -> bool:
-    """Whether this process is the first that has an error to tell; the main one is given the start."""
-    from torch.distributed import distributed_c10d
-
-    try:
-        if not main():
-            time.sleep(0.5)
-        store = distributed_c10d._get_default_store()
-        store.set_timeout(timedelta(seconds=10))
-        return str(store.compare_set("finetune/spoken", "", str(rank())), "ascii") == str(rank())
-    except (RuntimeError, ValueError):  # the store went with the main process
-        return main()
 
 
 # --- verbs ------------------------------------------------------------------------------------------------

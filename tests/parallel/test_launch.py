@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from finetune import launch, ranks
+from finetune import launch, process_group
 from finetune.errors import ConfigError, ProcessError
 
 # Each process writes its number; then it does what the second argument says of it.
@@ -65,7 +65,7 @@ def test_all_well(tmp_path: Path) -> None:
 def test_a_process_that_said_why_gives_its_exit_code(tmp_path: Path, code: int) -> None:
     """The other one only missed it, and is no cause."""
     with pytest.raises(SystemExit) as left:
-        launch.launch(command(tmp_path, ranks.LOST, code), 2)
+        launch.launch(command(tmp_path, process_group.LOST, code), 2)
     assert left.value.code == code
 
 
@@ -86,7 +86,7 @@ def test_a_traceback_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ProcessError, match=r"Process 0 of 2 ended with exit code 1; the others were stopped\.$"
     ):
-        launch.launch(command(tmp_path, 1, ranks.LOST), 2)
+        launch.launch(command(tmp_path, 1, process_group.LOST), 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune import ranks
+from finetune import process_group, ranks
 from finetune.errors import ConfigError
 from finetune.runtime import choose_device, choose_threads
 
@@ -33,7 +33,7 @@ def test_a_process_alone_talks_to_nobody() -> None:
     ranks.add_up([tensor])
     ranks.spread_tensors([tensor])
     assert tensor.tolist() == [1, 1]
-    with ranks.session(lambda: torch.device("cpu")):
+    with process_group.session(lambda: torch.device("cpu")):
         assert not torch.distributed.is_initialized()
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune import ranks
+from finetune import process_group, ranks
 from finetune.data.targets import strata_of_labels, strata_of_numbers
 from finetune.errors import FinetuneError
 from finetune.events import Listener
@@ -188,7 +188,7 @@ def carry_out(name: str, folder: Path, resume: bool = False) -> dict[str, Any]:
 
 def main(out: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
-    with ranks.session(lambda: torch.device("cpu")):
+    with process_group.session(lambda: torch.device("cpu")):
         for name in names:
             scenario, _, resume = name.partition("+")
             answer = carry_out(scenario, out / scenario, bool(resume))
