@@ -19,10 +19,11 @@ from finetune import ranks
 from finetune.errors import ConfigError, FinetuneError, Interrupted, RunError, must
 from finetune.evaluation.table import read_rows
 from finetune.events import Listener, Listeners, StepsOnly
-from finetune.pipeline import Pipeline, sigterm_raises
+from finetune.pipeline import Pipeline
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.task import REGRESSION
+from finetune.training.interrupt import sigterm_raises
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle

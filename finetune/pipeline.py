@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path, PurePath
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune import advice, process_group, ranks, runtime
 from finetune.advice import Setup
@@ -21,7 +18,7 @@ from finetune.events import Listener
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.strategy.plan import Plan
-from finetune.version import __version__
+from finetune.training.interrupt import sigterm_raises
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle
@@ -120,7 +117,6 @@ class Pipeline:
 
         require_trackers(self.recipe.train.trackers)
         setup = ranks.each(lambda: advice.set_up(self.recipe, self.given, self.listener, self.given_plan))
-        self.device = setup.device
         if not ranks.alone():
             advice.require_alike(setup)
             self.listener.on_message(runtime.processes_line(setup.device, setup.threads))
@@ -131,7 +127,7 @@ class Pipeline:
                 self.created = True
                 self.folder.record_images(setup.bundle)
                 self._glance(setup.bundle)
-                self.folder.write_json("env.json", runtime.environment(self.device))
+                self.folder.write_json("env.json", runtime.environment(setup.device))
             else:
                 self.folder.require_same_images(setup.bundle)
             if note := os.environ.get(process_group.NOTE):
@@ -210,72 +206,21 @@ class Pipeline:
                 self.folder.write_members("snapshots", [{"model": f, "weight": 1 / cycles} for f in folders])
 
         ranks.on_main(save)
-        self._test(bundle, backbone, plan)
+        self._test(setup, plan, backbone)
 
-    def _test(self, bundle: DataBundle, backbone: Backbone, plan: Plan) -> None:
-        from finetune.evaluation.ensembles import load_members, mean_probabilities
-        from finetune.evaluation.predict import predict_together
-        from finetune.evaluation.scores import score_images
+    def _test(self, setup: Setup, plan: Plan, backbone: Backbone) -> None:
+        from finetune.result import answers_of, write_result
 
-        untouched = plan.init == "pretrained" and all(phase.kind == "probe" for phase in plan.phases)
-        told: dict[str, Any] = {"threads": self.recipe.data.workers, "listener": self.listener}
-        members: dict[str, Any] = {}
-        if listed := ranks.on_main(self.folder.members):
-            networks = ranks.each(lambda: load_members(listed, self.device))
-            parts = predict_together(networks, bundle.test, **told)
-            probabilities = mean_probabilities(parts, [weight for _, weight in listed])
-            each = [score_images(bundle.test, part, bundle.classes) for part in parts]
-            members = {"members": [getattr(one, bundle.task.metric) for one in each]}
-        else:
-            cache = untouched and self.recipe.probe.cache
-            (probabilities,) = predict_together(backbone, bundle.test, cache=cache, **told)
-        ranks.on_main(lambda: self._result(bundle, backbone, plan, probabilities, members))
+        answers = answers_of(self.recipe, self.folder, setup, plan, backbone, self.listener)
 
-    def _result(
-        self, bundle: DataBundle, backbone: Backbone, plan: Plan, probabilities: Any, members: dict[str, Any]
-    ) -> None:
-        from finetune.evaluation.scores import score_images
-        from finetune.evaluation.table import write_answers
-        from finetune.export.safetensors import writable
+        def write() -> None:
+            result = write_result(
+                self.recipe, self.folder, setup, plan, backbone, answers,
+                obeyed=self.obeyed, figures=self.figures, elapsed=self._elapsed,
+            )  # fmt: skip
+            self.listener.on_result(result)
 
-        scores = score_images(bundle.test, probabilities, bundle.classes)
-        write_answers(self.folder.path / "predictions.csv", bundle.test, probabilities, bundle.classes)
-        if self.figures:
-            from finetune.report.run_figures import draw_figures
-
-            name = PurePath(bundle.source).name or "this data set"
-            draw_figures(self.folder.path, scores, backbone.stage_names, name, self.recipe.backbone)
-        result = {
-            "strategy": "given" if self.obeyed else self.recipe.strategy,
-            "chosen": plan.strategy,
-            "backbone": self.recipe.backbone,
-            "data": bundle.source,
-            "classes": list(bundle.classes),
-            "test": {**scores.to_dict(), **members},
-            "train_n": len(bundle.train),
-            "val_n": len(bundle.val),
-            "quarantined": len(bundle.quarantined),
-            "kept": self.folder.kept(),
-            "coach": self._coached(),
-            "seconds": round(self._elapsed(), 3),
-            "trained_parameters": trained_parameters(backbone, plan),
-            "parameters": sum(p.numel() for p in backbone.parameters()),
-            "image_size": backbone.preprocessing.size,
-            "plain": backbone.is_plain,
-            "exports": writable(backbone),
-            "seed": self.recipe.seed,
-            "device": str(self.device),
-            "finetune": __version__,
-        }
-        self.folder.write_json("result.json", result)
-        self.listener.on_result(result)
-
-    def _coached(self) -> list[dict[str, Any]] | None:
-        """What the coach found in the curves; None where nothing was trained by steps or it was turned off."""
-        if not (self.folder.path / "coach.json").is_file():
-            return None
-        found: list[dict[str, Any]] | None = self.folder.read_json("coach.json").get("findings")
-        return found
+        ranks.on_main(write)
 
     def _elapsed(self) -> float:
         return self.earlier + time.monotonic() - self.began
@@ -309,34 +254,3 @@ def starting_backbone(plan: Plan, recipe: Recipe, bundle: DataBundle, pretrained
     if pretrained.own_statistics:
         made.with_statistics(pretrained.preprocessing)
     return made.to(next(pretrained.parameters()).device)
-
-
-def trained_parameters(backbone: Backbone, plan: Plan) -> int:
-    """Numbers that any phase of the plan changed: those of the trained stages and of the head."""
-    moved = {name for name, _ in backbone.head_parameters()}
-    for phase in plan.phases:
-        if phase.kind == "gradient":
-            moved |= {
-                name
-                for stage in range(phase.train_from, backbone.num_stages)
-                for name, parameter in backbone.stage_parameters(stage)
-                if phase.trains == "all" or parameter.ndim <= 1
-            }
-    return sum(parameter.numel() for name, parameter in backbone.named_parameters() if name in moved)
-
-
-@contextlib.contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """SIGTERM as KeyboardInterrupt; outside the main thread Python allows no handlers and nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -27,7 +27,7 @@ LAYERS = [
     {"report", "export"},
     {"run_folder", "cookbook"},
     {"advice"},
-    {"race"},
+    {"race", "result"},
     {"pipeline"},
     {"crossval"},
     {"api", "rehearsal"},

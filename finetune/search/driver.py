@@ -13,7 +13,6 @@ from finetune import advice, runtime
 from finetune.api import RecipeLike, as_recipe
 from finetune.errors import ConfigError, FinetuneError, Interrupted, RunError, StrategyError, must
 from finetune.events import Listener
-from finetune.pipeline import sigterm_raises
 from finetune.recipe import Recipe, seconds_of
 from finetune.run_folder import ROOT, check_free, named_after, repeatable
 from finetune.search import study as studies
@@ -24,6 +23,7 @@ from finetune.search.prepare import prepare
 from finetune.search.settings import FILE, Settings
 from finetune.search.space import parse_space
 from finetune.search.workers import Workers
+from finetune.training.interrupt import sigterm_raises
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle

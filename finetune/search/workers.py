@@ -80,10 +80,10 @@ class Workers:
 def work(text: str) -> None:
     """A worker's life: set up like the parent, then take trials until there are none. Raises FinetuneError."""
     from finetune.advice import set_up
-    from finetune.pipeline import sigterm_raises
     from finetune.search.crew import Crew
     from finetune.search.settings import Settings
     from finetune.search.study import Presence
+    from finetune.training.interrupt import sigterm_raises
 
     task = json.loads(text)
     out, parent = Path(task["out"]), int(task["parent"])

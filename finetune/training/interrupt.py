@@ -1,10 +1,12 @@
-"""Ctrl-C and SIGTERM become a request that the loop answers at the end of its step, after saving."""
+"""Ctrl-C and SIGTERM: a request that the loop answers at the end of its step, after saving, or an exception at once."""
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -48,3 +50,20 @@ class StopRequest:
         """Raise Interrupted, saying where and how to go on."""
         command = f"finetune resume {shlex.quote(self.run)}"
         raise Interrupted(f"Stopped {where}; state saved. Go on with: {command}")
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """SIGTERM as KeyboardInterrupt; outside the main thread Python allows no handlers and nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
