@@ -204,7 +204,7 @@ class Run:
     @cached_property
     def backbone(self) -> Backbone:
         """The trained network on the recipe's device, in eval mode. Raises RunError for an ensemble."""
-        from finetune.zoo.create import load_backbone
+        from finetune.zoo.model_folder import load_backbone
 
         if listed := self.folder.members():
             raise RunError(

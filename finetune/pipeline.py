@@ -191,7 +191,7 @@ class Pipeline:
 
     def _finish(self, setup: Setup, plan: Plan, *, resume: bool) -> None:
         from finetune.training.execute import execute
-        from finetune.zoo.create import save_backbone
+        from finetune.zoo.model_folder import save_backbone
 
         bundle = setup.bundle
         backbone = starting_backbone(plan, self.recipe, bundle, setup.backbone)

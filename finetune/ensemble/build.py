@@ -161,7 +161,7 @@ def soup(
     from finetune.evaluation.ensembles import greedy_soup
     from finetune.evaluation.predict import predict_images
     from finetune.evaluation.scores import score_images
-    from finetune.zoo.create import save_backbone
+    from finetune.zoo.model_folder import save_backbone
 
     started, told = time.monotonic(), listener or Listener()
     folder = new_folder(out, "soup")

@@ -32,7 +32,7 @@ class Members:
 
 def load_members(listed: Sequence[tuple[Path, float]], device: torch.device) -> Members:
     """From model folders and their weights, onto the device, in eval mode. Raises ZooError."""
-    from finetune.zoo.create import load_backbone
+    from finetune.zoo.model_folder import load_backbone
 
     networks = tuple(load_backbone(folder).to(device).eval() for folder, _ in listed)
     return Members(networks, tuple(weight for _, weight in listed))

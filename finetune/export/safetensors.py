@@ -20,8 +20,8 @@ from finetune.export.base import Export
 from finetune.files import atomic_write_bytes, atomic_write_json
 from finetune.zoo.backbone import Backbone
 from finetune.zoo.card import ModelCard
-from finetune.zoo.create import save_backbone
 from finetune.zoo.heads import Bottleneck
+from finetune.zoo.model_folder import save_backbone
 
 _CODE = "model.py"
 

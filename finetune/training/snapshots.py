@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from finetune import ranks
 from finetune.training.ema import WeightAverage
 from finetune.zoo.adapters import adapted_layers, merge
-from finetune.zoo.create import save_backbone
+from finetune.zoo.model_folder import save_backbone
 
 if TYPE_CHECKING:
     from finetune.zoo.backbone import Backbone

@@ -1,22 +1,16 @@
-"""Names and cards to Backbones; Backbones to folders and back."""
+"""Names and cards to Backbones: a classifier of timm or torchvision is built, and its last layer becomes the head."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from finetune.errors import ZooError, must
-from finetune.files import atomic_write_bytes, atomic_write_json
-from finetune.task import TASKS, TaskName
+from finetune.task import TaskName
 from finetune.zoo.backbone import Backbone
 from finetune.zoo.card import ModelCard
-from finetune.zoo.heads import Bottleneck
 from finetune.zoo.libraries import import_timm, import_torchvision_models
 
 _PROBE_SIZE = 64
@@ -63,12 +57,12 @@ def build(card: ModelCard, state: dict[str, Tensor] | None, image_size: int | No
         model = make(card, state, image_size)
     except (RuntimeError, KeyError, ValueError) as error:
         if state is None:
-            raise ZooError(f"{card.arch} cannot be built: {_first_lines(error)}") from error
+            raise ZooError(f"{card.arch} cannot be built: {first_lines(error)}") from error
         raise ZooError(
-            f"The weights of {card.name} do not fit {card.arch}({_arguments(card)}): {_first_lines(error)}"
+            f"The weights of {card.name} do not fit {card.arch}({_arguments(card)}): {first_lines(error)}"
         ) from error
     except (TypeError, AssertionError) as error:
-        raise ZooError(f"{card.arch}({_arguments(card)}) cannot be built: {_first_lines(error)}") from error
+        raise ZooError(f"{card.arch}({_arguments(card)}) cannot be built: {first_lines(error)}") from error
     return wrap(model, card, image_size)
 
 
@@ -83,7 +77,7 @@ def wrap(model: nn.Module, card: ModelCard, image_size: int | None = None) -> Ba
             head, shape = _as_linear(classifier), classifier.weight.shape
     size = image_size or card.size
     error: Exception | None = None
-    for probe in (size,) if _fixed_input(model) else (min(_PROBE_SIZE, size), size):
+    for probe in (size,) if fixed_input(model) else (min(_PROBE_SIZE, size), size):
         try:
             return Backbone(
                 model,
@@ -93,7 +87,7 @@ def wrap(model: nn.Module, card: ModelCard, image_size: int | None = None) -> Ba
                 head_shape=shape,
                 image_size=image_size,
                 probe_size=probe,
-                built_size=size if _fixed_input(model) else None,
+                built_size=size if fixed_input(model) else None,
             )
         except (
             RuntimeError,
@@ -102,117 +96,7 @@ def wrap(model: nn.Module, card: ModelCard, image_size: int | None = None) -> Ba
         ) as problem:  # too small, or not a multiple of something
             error = problem
     assert error is not None
-    raise ZooError(f"{card.arch} cannot take pictures of {size} px: {_first_lines(error)}") from error
-
-
-def save_backbone(backbone: Backbone, folder: str | Path, *, classes: Sequence[str] | None = None) -> Path:
-    """Write model.safetensors and config.json, atomically; ``load_backbone`` reads them back.
-
-    Where the head has a counterpart in timm, plain ``timm.create_model("local-dir:FOLDER", pretrained=True)``
-    reads them too. ``classes`` go into config.json as timm's ``label_names``. Raises RunError for a full or
-    read-only disk.
-    """
-    from safetensors.torch import save
-
-    folder = Path(folder)
-    state = backbone.plain_state_dict() if backbone.is_plain else backbone.state_dict()
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    atomic_write_bytes(folder / "model.safetensors", save(tensors, {"format": "pt"}))
-    config = config_of(backbone)
-    if classes is not None:
-        config["label_names"] = list(classes)
-    atomic_write_json(folder / "config.json", config)
-    return folder
-
-
-def config_of(backbone: Backbone) -> dict[str, Any]:
-    """What config.json holds: timm's keys, and ours under ``finetune``."""
-    card, prep = backbone.card, backbone.preprocessing
-    pretrained_cfg = {
-        "input_size": [3, prep.size, prep.size],
-        "crop_pct": prep.crop_pct,
-        "interpolation": prep.interpolation,
-        "crop_mode": prep.crop_mode,
-        "mean": list(prep.mean),
-        "std": list(prep.std),
-        "num_classes": backbone.num_classes,
-        "license": card.licence,
-        "fixed_input_size": _fixed_input(backbone.model),
-        "pool_size": None,
-        "first_conv": _timm_cfg(backbone.model).get("first_conv"),
-        "classifier": backbone.head_path,
-    }
-    arguments = dict(card.args)
-    if backbone.built_size is not None and card.built_by == "timm":
-        arguments["img_size"] = backbone.built_size
-    return {
-        "architecture": card.arch,
-        "num_classes": backbone.num_classes,
-        "num_features": backbone.feature_width,
-        "pretrained_cfg": pretrained_cfg,
-        "model_args": arguments,
-        "finetune": {
-            "card": {
-                **card.model_dump(mode="json"),
-                "sha256": None,
-                "mean": list(prep.mean),
-                "std": list(prep.std),
-            },
-            "image_size": prep.size,
-            "head_taps": list(backbone.head_taps),
-            "plain": backbone.is_plain,
-            "bottleneck": backbone.head.units if isinstance(backbone.head, Bottleneck) else None,
-            "pooling": backbone.pooling,
-            "norm_layers": backbone.norm_layers,
-            **({} if prep.mean_image is None else {"mean_image": prep.mean_image}),
-            "freeze_norms": card.freeze_norms,
-            **({} if backbone.task == "single-label" else {"task": backbone.task}),
-        },
-    }
-
-
-def load_backbone(folder: str | Path) -> Backbone:
-    """A Backbone from a folder that ``save_backbone`` wrote, in eval mode. Raises ZooError."""
-    from finetune.zoo.weights import read_weights
-
-    folder = Path(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        ours = config["finetune"]
-        card = ModelCard.model_validate(ours["card"])
-        taps, size, plain = tuple(ours["head_taps"]), int(ours["image_size"]), bool(ours["plain"])
-        classes, task = int(config["num_classes"]), TASKS[ours.get("task", "single-label")].name
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ZooError(
-            must(
-                f"model folder {str(folder)!r}", "one that finetune wrote", f"{type(error).__name__}: {error}"
-            )
-        ) from error
-    state = read_weights(folder / "model.safetensors")
-    if plain:
-        final = card.model_copy(update={"source_classes": classes, "weights": None})
-        backbone = build(final, state, size)
-        backbone.card, backbone.name, backbone.task = card, card.name, task
-        return backbone.eval()
-    with torch.random.fork_rng(devices=[]):
-        backbone = build(card, None, size)
-    backbone.task = task
-    if ours.get("mean_image"):
-        backbone.with_statistics(replace(backbone.preprocessing, mean_image=ours["mean_image"]))
-    if ours.get("norm_layers") == "group":
-        backbone.use_group_norms()
-    if ours.get("pooling") == "fractional":
-        backbone.pool_fractionally()
-    if ours.get("bottleneck"):
-        backbone.set_bottleneck(int(ours["bottleneck"]), classes)
-    else:
-        width = sum(backbone.widths[i] for i in taps)
-        backbone.set_head(torch.zeros(classes, width), torch.zeros(classes), taps)
-    try:
-        backbone.load_state_dict(state)
-    except RuntimeError as error:
-        raise ZooError(f"The weights in {folder} do not fit {card.arch}: {_first_lines(error)}") from error
-    return backbone.eval()
+    raise ZooError(f"{card.arch} cannot take pictures of {size} px: {first_lines(error)}") from error
 
 
 def _without_own_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -244,7 +128,7 @@ def _timm_model(card: ModelCard, state: dict[str, Tensor] | None, image_size: in
         name, pretrained=state is not None, pretrained_cfg_overlay=overlay or None, **arguments
     )
     if overlay:  # timm keeps the overlay, and with it a second copy of all weights
-        model.pretrained_cfg = {k: v for k, v in _timm_cfg(model).items() if k != "state_dict"}  # type: ignore[assignment]
+        model.pretrained_cfg = {k: v for k, v in timm_cfg(model).items() if k != "state_dict"}  # type: ignore[assignment]
         model.default_cfg = model.pretrained_cfg
     return model
 
@@ -273,7 +157,7 @@ def _classifier(model: nn.Module) -> tuple[str | None, Any]:
             if found.bias is not None:
                 return next(name for name, module in model.named_modules() if module is found), found
         elif isinstance(found, nn.Identity):
-            place = _timm_cfg(model).get("classifier")
+            place = timm_cfg(model).get("classifier")
             return (place, None) if isinstance(place, str) else (None, None)
         model.reset_classifier(0)  # type: ignore[operator]
         return None, None
@@ -302,21 +186,24 @@ def _as_linear(classifier: Any) -> nn.Linear:
     return linear
 
 
-def _timm_cfg(model: nn.Module) -> dict[str, Any]:
+def timm_cfg(model: nn.Module) -> dict[str, Any]:
+    """What timm says of the network's pretraining; empty where it says nothing."""
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     return dict(config if isinstance(config, dict) else config.to_dict())
 
 
-def _fixed_input(model: nn.Module) -> bool:
+def fixed_input(model: nn.Module) -> bool:
+    """Whether the network takes pictures of one size only, the one that it was built for."""
     if type(model).__module__.startswith("torchvision."):
         return type(model).__name__ in ("VisionTransformer", "MaxVit")
-    return bool(_timm_cfg(model).get("fixed_input_size"))
+    return bool(timm_cfg(model).get("fixed_input_size"))
 
 
 def _arguments(card: ModelCard) -> str:
     return ", ".join(f"{k}={v!r}" for k, v in card.args.items())
 
 
-def _first_lines(error: BaseException) -> str:
+def first_lines(error: BaseException) -> str:
+    """What a library's error says, short enough to be a part of a message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:3])[:300]

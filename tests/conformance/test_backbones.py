@@ -10,7 +10,8 @@ from torch import Tensor
 
 from finetune.errors import ZooError
 from finetune.zoo.backbone import Backbone
-from finetune.zoo.create import create_backbone, load_backbone, save_backbone
+from finetune.zoo.create import create_backbone
+from finetune.zoo.model_folder import load_backbone, save_backbone
 
 # (name, stages, whether it can be cut at every stage)
 FAMILIES = {

@@ -58,7 +58,7 @@ def test_many_images_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_run_normalises_by_its_own_images(picture_folder: Path, tmp_path: Path, strategy: str) -> None:
     from finetune.api import run
     from finetune.events import Listener
-    from finetune.zoo.create import load_backbone
+    from finetune.zoo.model_folder import load_backbone
 
     class Words(Listener):
         said: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ def test_a_run_subtracts_the_mean_image_and_keeps_it(
     from finetune.classifier import Classifier
     from finetune.data.transforms import evaluate_image
     from finetune.errors import ExportError
-    from finetune.zoo.create import load_backbone
+    from finetune.zoo.model_folder import load_backbone
 
     data = {"path": str(picture_folder), "image_size": 32, "normalise": "mean-image"}
     done = run({"data": data, "strategy": strategy, "train": TRAIN, "out": str(tmp_path / "r")},

@@ -19,7 +19,7 @@ from finetune.ensemble.candidates import own_images, read_candidates
 from finetune.ensemble.soup import Pot, mean_state
 from finetune.errors import RunError
 from finetune.training.norms import norms_of
-from finetune.zoo.create import load_backbone, save_backbone
+from finetune.zoo.model_folder import load_backbone, save_backbone
 
 Make = Callable[..., Path]
 

@@ -17,7 +17,8 @@ from finetune.export.safetensors import SafetensorsExport
 from finetune.export.write import export, how_to_read
 from finetune.zoo.backbone import Backbone
 from finetune.zoo.card import ModelCard
-from finetune.zoo.create import config_of, create_backbone, load_backbone
+from finetune.zoo.create import create_backbone
+from finetune.zoo.model_folder import config_of, load_backbone
 
 CLASSES = ("ant", "bee", "wasp")
 

@@ -225,7 +225,7 @@ def test_preflight_knows_the_task(tiny: ModuleType, tmp_path: Path, task: Task) 
 
 @TASKS
 def test_snapshots_answer_in_the_tasks_units(tiny: ModuleType, tmp_path: Path, task: Task) -> None:
-    from finetune.zoo.create import load_backbone
+    from finetune.zoo.model_folder import load_backbone
 
     train(
         tiny,

@@ -18,7 +18,7 @@ from finetune.events import Listener
 from finetune.training.averaged_schedule import cycle_ends, cyclic_cosine
 from finetune.training.execute import execute
 from finetune.training.snapshots import Snapshots
-from finetune.zoo.create import load_backbone
+from finetune.zoo.model_folder import load_backbone
 
 
 def test_the_schedule_is_the_papers_and_torchs() -> None:

@@ -15,8 +15,9 @@ from finetune.api import run
 from finetune.errors import ConfigError, ExportError, ZooError
 from finetune.export.safetensors import SafetensorsExport
 from finetune.features.cache import network_key
-from finetune.zoo.create import create_backbone, load_backbone, save_backbone
+from finetune.zoo.create import create_backbone
 from finetune.zoo.group_norm import groups_for, swap_batch_norms
+from finetune.zoo.model_folder import load_backbone, save_backbone
 
 
 def network(arch: str = "test_resnet", size: int = 64) -> Any:

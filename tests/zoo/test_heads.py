@@ -14,8 +14,9 @@ from finetune.errors import ExportError, ZooError
 from finetune.evaluation.predict import head_probabilities
 from finetune.export.safetensors import SafetensorsExport
 from finetune.features.cache import network_key
-from finetune.zoo.create import create_backbone, load_backbone, save_backbone
+from finetune.zoo.create import create_backbone
 from finetune.zoo.heads import FractionalPool
+from finetune.zoo.model_folder import load_backbone, save_backbone
 
 
 def network(arch: str = "test_resnet", size: int = 160) -> Any:

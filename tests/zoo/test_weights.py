@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from finetune.errors import ZooError
 from finetune.zoo import weights
 from finetune.zoo.card import ModelCard
-from finetune.zoo.create import create_backbone, load_backbone, save_backbone
+from finetune.zoo.create import create_backbone
+from finetune.zoo.model_folder import load_backbone, save_backbone
 from finetune.zoo.zoo import card
 
 
