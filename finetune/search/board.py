@@ -14,8 +14,8 @@ import numpy as np
 from finetune.evaluation.scores import bootstrap
 from finetune.evaluation.table import write_rows
 from finetune.interval import wilson
+from finetune.search.dimension import Dimension
 from finetune.search.measure import SCORES, column, loss_of, named, shown
-from finetune.search.space import Dimension
 from finetune.search.trial import Outcome
 from finetune.task import SINGLE_LABEL, Task
 

@@ -15,8 +15,9 @@ from finetune.events import Listener
 from finetune.recipe import Recipe
 from finetune.search import board
 from finetune.search import study as studies
+from finetune.search.dimension import Dimension, Value
 from finetune.search.settings import Settings, Stage
-from finetune.search.space import Dimension, Value, grid, settled
+from finetune.search.space import grid, settled
 from finetune.search.trial import Dropped, Outcome, Watch, run_trial, slim
 from finetune.task import Task
 

@@ -12,8 +12,9 @@ from finetune.errors import ConfigError
 from finetune.events import Listener
 from finetune.recipe import Recipe
 from finetune.run_folder import repeatable
+from finetune.search.dimension import Dimension
 from finetune.search.settings import Settings
-from finetune.search.space import Dimension, default_space, values_of
+from finetune.search.space import default_space, values_of
 from finetune.search.trial import precision_of
 from finetune.strategy.plan import GradientPhase, Plan, join_problems
 

@@ -12,8 +12,9 @@ import yaml
 from finetune.errors import RunError, must
 from finetune.files import atomic_write_text
 from finetune.recipe import Recipe, read_yaml
+from finetune.search.dimension import Dimension
 from finetune.search.measure import SCORES
-from finetune.search.space import Dimension, parse_space
+from finetune.search.space import parse_space
 
 FILE = "sweep.yaml"
 COARSE_EPOCHS = 0.3

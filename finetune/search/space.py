@@ -1,11 +1,10 @@
-"""The search space: recipe keys with ranges or choices, as text, on the grid, and narrowed around good values."""
+"""The search space: recipe keys with ranges or choices, read from text, by default for a plan, and on the grid."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,103 +13,15 @@ import yaml
 
 from finetune.errors import ConfigError, did_you_mean, must
 from finetune.recipe import Recipe, known_keys, read_yaml
+from finetune.search.dimension import Dimension, Value, short
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
 from finetune.task import REGRESSION, SINGLE_LABEL, Task
 
-Value = float | int | str | bool | None
 _SPEC = re.compile(r"^\s*(\w+)\s*\((.*)\)\s*$", re.DOTALL)
 _KINDS = ("log", "uniform", "int", "choice", "ratio")
 _SECTIONS = ("train.", "probe.")
 _FIXED = {"train.trackers", "train.avoid", "train.refit", "probe.fit_on", "probe.cache"}
 """Keys of those sections that a sweep sets itself or that change no result."""
-_MARGIN = 0.1
-"""Of the whole range: what a narrowed range keeps on either side of the good values."""
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One key and the values it may take. ``ratio`` is a factor on the trial's ``train.lr``, in log space."""
-
-    key: str
-    kind: str
-    low: float = 0.0
-    high: float = 0.0
-    choices: tuple[Value, ...] = ()
-
-    def __str__(self) -> str:
-        """The text that ``parse`` reads.
-
-        >>> str(Dimension("train.lr", "log", 1e-4, 0.1))
-        'log(0.0001, 0.1)'
-        """
-        values = self.choices if self.kind == "choice" else (self.low, self.high)
-        return f"{self.kind}({', '.join('null' if v is None else str(v) for v in values)})"
-
-    @property
-    def log(self) -> bool:
-        """Whether steps are factors."""
-        return self.kind in ("log", "ratio")
-
-    def suggest(self, trial: Any) -> Value:
-        """The value that an Optuna trial takes."""
-        found: Value
-        if self.kind == "choice":
-            found = trial.suggest_categorical(self.key, list(self.choices))
-        elif self.kind == "int":
-            found = trial.suggest_int(self.key, int(self.low), int(self.high))
-        else:
-            found = trial.suggest_float(self.key, self.low, self.high, log=self.log)
-        return found
-
-    def holds(self, value: Value) -> bool:
-        """Whether the value is one that a trial can take."""
-        if self.kind == "choice":
-            return any(value == choice and type(value) is type(choice) for choice in self.choices)
-        return (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and self.low <= value <= self.high
-        )
-
-    def narrowed(self, good: Sequence[Value]) -> Dimension:
-        """Around values that did well: their range and a tenth of the whole one on either side, in log space
-        where the dimension is; of choices those that occur.
-
-        >>> str(Dimension("k", "log", 1e-4, 1.0).narrowed([1e-3, 1e-2]))
-        'log(0.000398, 0.0251)'
-        >>> str(Dimension("k", "choice", choices=("a", "b", "c")).narrowed(["c", "a", "c"]))
-        'choice(a, c)'
-        """
-        if not good:
-            return self
-        if self.kind == "choice":
-            return replace(self, choices=tuple(c for c in self.choices if c in good))
-        to, back = (math.log, math.exp) if self.log else (float, float)
-        numbers = [to(float(v)) for v in good if isinstance(v, (int, float))]
-        margin = _MARGIN * (to(self.high) - to(self.low))
-        low, high = back(min(numbers) - margin), back(max(numbers) + margin)
-        if self.kind == "int":
-            return replace(self, low=max(self.low, math.floor(low)), high=min(self.high, math.ceil(high)))
-        return replace(self, low=max(self.low, _short(low)), high=min(self.high, _short(high)))
-
-    def points(self, count: int) -> list[Value]:
-        """At most ``count`` values spread over the range, ends included; all of the choices.
-
-        >>> Dimension("k", "log", 1e-3, 1e-1).points(3)
-        [0.001, 0.01, 0.1]
-        >>> Dimension("k", "int", 1, 3).points(9)
-        [1, 2, 3]
-        """
-        if self.kind == "choice":
-            return list(self.choices)
-        if self.kind == "int":
-            count = min(count, int(self.high - self.low) + 1)
-            step = (self.high - self.low) / max(1, count - 1)
-            return [*sorted({round(self.low + i * step) for i in range(count)})]
-        if count < 2 or self.high == self.low:
-            return [self.low]
-        to, back = (math.log, math.exp) if self.log else (float, float)
-        step = (to(self.high) - to(self.low)) / (count - 1)
-        inner: list[Value] = [_short(back(to(self.low) + i * step)) for i in range(1, count - 1)]
-        return [self.low, *inner, self.high]
 
 
 def grid(space: Sequence[Dimension], cells: int) -> list[dict[str, Value]]:
@@ -173,7 +84,7 @@ def default_space(plan: Plan, task: Task = SINGLE_LABEL) -> tuple[Dimension, ...
         return (norms, combine) if several else (norms,)
 
     found = [
-        Dimension("train.lr", "log", _short(phase.lr / 10), _short(min(1000.0, phase.lr * 10))),
+        Dimension("train.lr", "log", short(phase.lr / 10), short(min(1000.0, phase.lr * 10))),
         Dimension("train.head_lr", "ratio", 1.0, 100.0),
         Dimension("train.weight_decay", "log", 1e-5, 0.1),
         Dimension("train.label_smoothing", "uniform", 0.0, 0.2),
@@ -307,8 +218,3 @@ def _as_number(value: Any) -> Any:
         return float(value) if isinstance(value, str) else value
     except ValueError:
         return value
-
-
-def _short(value: float) -> float:
-    """Three digits: what a person would type."""
-    return float(f"{value:.3g}")

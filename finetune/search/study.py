@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ConfigError, RunError, missing_extra, must
-from finetune.search.space import Dimension, Value
+from finetune.search.dimension import Dimension, Value
 
 if TYPE_CHECKING:
     import optuna

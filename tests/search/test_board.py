@@ -16,8 +16,8 @@ pytest.importorskip("optuna")
 from finetune.search import board
 from finetune.search import study as studies
 from finetune.search.board import Row
+from finetune.search.dimension import Dimension
 from finetune.search.settings import Stage
-from finetune.search.space import Dimension
 from finetune.search.trial import Dropped, Outcome, Watch
 from finetune.task import MULTI_LABEL, REGRESSION, Task
 

@@ -10,7 +10,8 @@ import pytest
 
 from finetune.errors import ConfigError
 from finetune.recipe import Recipe
-from finetune.search.space import Dimension, default_space, grid, parse_space, settled, values_of
+from finetune.search.dimension import Dimension
+from finetune.search.space import default_space, grid, parse_space, settled, values_of
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
 from finetune.task import MULTI_LABEL, REGRESSION
 
