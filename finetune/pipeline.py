@@ -215,7 +215,7 @@ class Pipeline:
 
         def write() -> None:
             result = write_result(
-                self.recipe, self.folder, setup, plan, backbone, answers,
+                self.recipe, self.folder, setup, plan, backbone, answers, listener=self.listener,
                 obeyed=self.obeyed, figures=self.figures, elapsed=self._elapsed,
             )  # fmt: skip
             self.listener.on_result(result)

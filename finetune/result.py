@@ -57,7 +57,7 @@ def answers_of(
 
 def write_result(
     recipe: Recipe, folder: RunFolder, setup: Setup, plan: Plan, backbone: Backbone, answers: Answers, *,
-    obeyed: bool, figures: bool, elapsed: Callable[[], float],
+    listener: Listener, obeyed: bool, figures: bool, elapsed: Callable[[], float],
 ) -> dict[str, Any]:  # fmt: skip
     """Write predictions.csv, the figures where they are wanted, and result.json, which is returned.
 
@@ -72,10 +72,13 @@ def write_result(
     scores = score_images(bundle.test, answers.values, bundle.classes)
     write_answers(folder.path / "predictions.csv", bundle.test, answers.values, bundle.classes)
     if figures:
+        from finetune.report.glyphs import note
         from finetune.report.run_figures import draw_figures
 
         name = PurePath(bundle.source).name or "this data set"
         draw_figures(folder.path, scores, backbone.stage_names, name, recipe.backbone)
+        if (said := note(bundle.classes)) is not None:
+            listener.on_message(said)
     members = {"members": list(answers.members)} if answers.members else {}
     result = {
         "strategy": "given" if obeyed else recipe.strategy,

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from finetune.evaluation.scores import LabelScores
-from finetune.report.figures import BLUE, GREY, ORANGE, as_png
+from finetune.report.figures import BLUE, GREY, ORANGE, as_png, explain
+from finetune.report.glyphs import written
 
 _MOST = 40
 """Labels that can be named one below the other; of more the worst are drawn."""
@@ -14,13 +15,17 @@ _MOST = 40
 
 def labels(scores: LabelScores) -> bytes:
     """PNG: a bar for the average precision of each label, the worst on top, and its share of the images as a mark."""
+    classes = [c.name for c in scores.classes]
+    shown = dict(zip(classes, written(classes), strict=True))
     rows = sorted((c for c in scores.classes if c.support), key=lambda c: -c.average_precision)[-_MOST:]
     figure = Figure(figsize=(7, 1.4 + 0.26 * len(rows)), layout="constrained")
     axes = figure.subplots()
     y = np.arange(len(rows))
     axes.barh(y, [c.average_precision for c in rows], color=BLUE, height=0.62)
     axes.plot([c.support / scores.n for c in rows], y, "|", color=ORANGE, markersize=9, label="chance")
-    axes.set_yticks(y, [c.name if len(c.name) <= 32 else c.name[:31] + "…" for c in rows], fontsize=8)
+    names = [shown[c.name] for c in rows]
+    axes.set_yticks(y, [name if len(name) <= 32 else name[:31] + "…" for name in names], fontsize=8)
+    explain(figure, classes)
     axes.set(
         xlim=(0, 1.02), xlabel="average precision",
         title=f"{len(rows)} of {len(scores.classes)} labels on {scores.n:,} test images",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from finetune.report import glyphs
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
 LINES = ("--", ":", "-.")
@@ -57,7 +60,8 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(14.0, max(3.6, 1.8 + 0.26 * k))
-    names = [c if len(c) <= 24 else c[:23] + "…" for c in classes] if k <= _LABELLED_CLASSES else []
+    shown = glyphs.written(classes) if k <= _LABELLED_CLASSES else []
+    names = [c if len(c) <= 24 else c[:23] + "…" for c in shown]
     longest = max(map(len, names), default=0)
     upright = k > 4 or longest > 48 // k - 6  # as long as a few names side by side leave a gap between them
     margin = 0.05 * longest  # room for the names, in inches: they must not squeeze the matrix
@@ -74,6 +78,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
     axes.set(
         xlabel="predicted class", ylabel="true class", title=f"confusion on {counts.sum():,} test images"
     )
+    explain(figure, classes if names else ())
     figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
     return as_png(figure)
 
@@ -135,7 +140,15 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def explain(figure: Figure, classes: Sequence[str]) -> None:
+    """A line below the picture where numbers stand for some of these classes."""
+    if (said := glyphs.note(classes)) is not None:
+        figure.supxlabel("\n".join(textwrap.wrap(said, 52)), fontsize=7, color=GREY)
+
+
 def as_png(figure: Figure) -> bytes:
+    """Draw; what a text's font lacks is taken from other fonts."""
+    glyphs.complete(figure)
     stream = io.BytesIO()
     figure.set_canvas(FigureCanvasAgg(figure))
     figure.savefig(stream, format="png", pil_kwargs={"compress_level": 3})

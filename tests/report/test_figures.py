@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.report import figures
+from finetune.report import figures, glyphs
 from finetune.report.plane import plane
 
 
@@ -63,6 +65,64 @@ def test_long_class_names_stand_upright() -> None:
     short = opened(figures.confusion(matrix, ["ant", "bee"]))
     long = opened(figures.confusion(matrix, ["Hemlock of the mountains", "Japanese flowering cherry"]))
     assert long.height > short.height + 50, "the names have squeezed the matrix"
+
+
+@pytest.fixture
+def dogs(tmp_path: Path) -> Iterator[str]:
+    """A family that is installed for the test: a filled square for each letter of a name in Chinese."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+    from matplotlib import font_manager
+
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for point in ((0, 900), (900, 900), (900, 0)):
+        pen.lineTo(point)
+    pen.closePath()
+    square = pen.glyph()
+    letters = "柴犬"
+    builder = FontBuilder(1000)
+    names = [".notdef", *(f"u{ord(c):x}" for c in letters)]
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap({ord(c): f"u{ord(c):x}" for c in letters})
+    builder.setupGlyf(dict.fromkeys(names, square))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": "Two Dogs", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(tmp_path / "dogs.ttf")
+    before = list(font_manager.fontManager.ttflist)
+    font_manager.fontManager.addfont(tmp_path / "dogs.ttf")
+    glyphs._found.cache_clear()
+    yield "Two Dogs"
+    font_manager.fontManager.ttflist[:] = before
+    glyphs._found.cache_clear()
+
+
+UNKNOWN = "\U00016fe5"  # a letter that no font is likely to have
+
+
+def test_names_are_written_by_another_font_that_has_their_letters(dogs: str) -> None:
+    matrix = np.array([[3, 1], [0, 4]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        written = figures.confusion(matrix, ["cat", "柴犬"])
+    assert glyphs.written(["cat", "柴犬"]) == ["cat", "柴犬"]
+    assert glyphs.note(["cat", "柴犬"]) is None
+    assert written != figures.confusion(matrix, ["cat", "2"])
+
+
+def test_a_name_that_no_font_can_write_is_a_number() -> None:
+    names = ["cat", UNKNOWN, "naïve\u200d"]
+    matrix = np.eye(3, dtype=int)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        png = figures.confusion(matrix, names)
+        plane(UNKNOWN, 30, 0.4, 3)
+    assert glyphs.written(names) == ["cat", "2", "naïve"]
+    assert "order of result.json" in (glyphs.note(names) or "")
+    assert opened(png).height > opened(figures.confusion(matrix, ["cat", "2", "naïve"])).height - 5
 
 
 def test_lines_at_the_same_height_are_both_named() -> None:
