@@ -17,13 +17,12 @@ from finetune.features.choice import tied
 from finetune.features.combine import average_heads
 from finetune.features.finite import require_finite
 from finetune.features.probe import (
-    CandidateScore,
-    ProbeResult,
     ProbeSettings,
     check_candidates,
     fit_probe,
     standardised,
 )
+from finetune.features.probe_result import CandidateScore, ProbeResult
 from finetune.features.ridge import fit_ridge_values
 from finetune.task import Task
 

@@ -20,7 +20,7 @@ from finetune.training.rollback import copied
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle
-    from finetune.features.probe import ProbeResult
+    from finetune.features.probe_result import ProbeResult
     from finetune.zoo.backbone import Backbone
 
 

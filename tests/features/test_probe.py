@@ -11,7 +11,8 @@ from finetune.errors import StrategyError
 from finetune.features.choice import tied
 from finetune.features.combine import average_heads
 from finetune.features.heads import HEADS, fit_head
-from finetune.features.probe import ProbeResult, fit_probe
+from finetune.features.probe import fit_probe
+from finetune.features.probe_result import ProbeResult
 from finetune.features.scaling import Standardiser
 from finetune.strategy.plan import ProbePhase
 
