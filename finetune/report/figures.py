@@ -1,4 +1,4 @@
-"""The run folder's pictures as PNG bytes: training curves, confusion matrix, probe accuracy of each stage.
+"""The run folder's pictures as PNG bytes: confusion matrix, probe accuracy of each stage; and what all pictures share.
 
 matplotlib is used without pyplot: no global state, no backend to choose, and a third of the import time.
 """
@@ -6,10 +6,8 @@ matplotlib is used without pyplot: no global state, no backend to choose, and a 
 from __future__ import annotations
 
 import io
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,37 +19,6 @@ from finetune.report import glyphs
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
 LINES = ("--", ":", "-.")
 _LABELLED_CLASSES = 60  # beyond this many, class names cannot be read at any size
-
-
-def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Loss and accuracy over the optimizer steps, one row of metrics.jsonl a point; validation as dots.
-
-    Several phases follow each other on one axis, with a line between them.
-    """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    loss, accuracy = figure.subplots(1, 2)
-    xs, breaks = _one_axis(rows)
-    score = next((key for key in ("f1", "r2") if any(key in row for row in rows)), "accuracy")
-    named = {"accuracy": "accuracy, %", "f1": "F1 of an image's labels", "r2": "share of variance explained"}
-    for axes, key, title in ((loss, "loss", "loss"), (accuracy, score, named[score])):
-        scale = 100 if key == "accuracy" else 1
-        for name, colour, style in ((key, BLUE, "-"), (f"val_{key}", ORANGE, "o-")):
-            # An epoch's row repeats the mean of its steps: drawn among them it would be a jump that never was.
-            kept = [(x, row) for x, row in zip(xs, rows, strict=True) if _number(row.get(name))]
-            steps = [(x, row) for x, row in kept if row.get("kind") == "step"]
-            points = [(x, row[name] * scale) for x, row in (steps if len(steps) > 1 else kept)]
-            if points:
-                label = "validation" if name.startswith("val") else "training"
-                axes.plot(
-                    *zip(*points, strict=True), style, color=colour, label=label, markersize=3, linewidth=1.2
-                )
-        for x in breaks:
-            axes.axvline(x, color=GREY, linewidth=0.8, linestyle=":")
-        axes.set(title=title, xlabel="step")
-        if axes.has_data():
-            axes.legend(frameon=False, fontsize=8)
-        _plain(axes)
-    return as_png(figure)
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
@@ -111,30 +78,12 @@ def stages(
     axes.set_xticks(x, names, rotation=30 if len(names) > 6 else 0, fontsize=8)
     axes.set(ylabel=f"{measure} (0 chance, 1 perfect)", title="linear probe on each stage, input to head")
     axes.set_ylim(min(0, *accuracies), 1.05)
-    _plain(axes)
+    plain(axes)
     return as_png(figure)
 
 
-def _one_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    """The x of each row when phases follow each other, and where a phase ends."""
-    xs: list[float] = []
-    breaks: list[float] = []
-    offset, last, phase = 0.0, 0.0, None
-    for row in rows:
-        if phase is not None and row.get("phase") != phase:
-            offset = last
-            breaks.append(offset)
-        phase = row.get("phase")
-        last = offset + float(row.get("step", 0))
-        xs.append(last)
-    return xs, breaks
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """No frame above and to the right, and faint lines at the ticks."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -12,6 +12,7 @@ from finetune.evaluation.scores import AnyScores, LabelScores, NumberScores
 from finetune.files import atomic_write_bytes
 from finetune.report import figures
 from finetune.report.answers import labels, numbers
+from finetune.report.curves import curves
 from finetune.report.plane import BENCHMARK, plane
 from finetune.training.metrics_log import read_metrics
 
@@ -29,7 +30,7 @@ def draw_figures(
     drawn = _answers(scores)
     rows = read_metrics(folder)
     if rows:
-        drawn["curves.png"] = figures.curves(rows)
+        drawn["curves.png"] = curves(rows)
     decision = _decision(folder)
     found = decision.get("evidence")
     evidence: dict[str, Any] = found if isinstance(found, dict) else {}

@@ -33,30 +33,8 @@ def test_confusion_with_a_class_nobody_has() -> None:
     opened(figures.confusion(np.array([[3, 1], [0, 0]]), ["a", "b"]))
 
 
-def test_curves_of_two_phases_and_missing_values() -> None:
-    rows = [{"phase": "head", "step": s, "loss": 1 / s, "accuracy": 0.5} for s in (1, 2, 3)]
-    rows += [
-        {"phase": "body", "step": s, "loss": 1 / s, "accuracy": 0.6, "val_loss": 0.4, "val_accuracy": None}
-        for s in (10, 20)
-    ]
-    assert opened(figures.curves(rows)).width > 500
-    xs, breaks = figures._one_axis(rows)
-    assert xs == [1, 2, 3, 13, 23]
-    assert breaks == [3]
-
-
-def test_curves_without_any_row() -> None:
-    opened(figures.curves([]))
-
-
 def test_stages() -> None:
     opened(figures.stages(["stem", "1", "2"], [-0.02, 0.4, 0.6], [0.01, 0.02, 0.02], {"all together": 0.65}))
-
-
-def test_epoch_rows_do_not_make_the_training_curve_jump() -> None:
-    steps = [{"kind": "step", "phase": "p", "step": s, "loss": 1.0, "accuracy": 0.5} for s in (1, 2, 3, 4)]
-    epoch = {"kind": "epoch", "phase": "p", "step": 2, "loss": 9.0, "accuracy": 0.1}
-    assert figures.curves([*steps[:2], epoch, *steps[2:]]) == figures.curves(steps)
 
 
 def test_long_class_names_stand_upright() -> None:
