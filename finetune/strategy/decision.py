@@ -27,6 +27,10 @@ from finetune.strategy.wording import WORDS
 TINY = 3.0
 """Below this median of images a class the heads alone are trained, however far the source is."""
 
+SHRUNK = 2 / 3
+"""Images smaller than this share of the size that a network was trained at meet features that do not fit as they are
+(arXiv 1906.06423), however well they separate the classes."""
+
 SOLVED = 0.005
 """A leave-one-out error of the linear head below this leaves tuning nothing to win."""
 
@@ -202,7 +206,8 @@ def _choose(
     """Chosen, runner-up, and why the one and not the other. ``linear``: what a linear head on the last stage reaches;
     ``added``: what earlier stages add to it."""
     row, column = cell
-    near, sure = column == "very similar", likeness == "very similar"
+    near, shrunk = column == "very similar", evidence.scale < SHRUNK
+    sure = likeness == "very similar" and not shrunk
     place = {
         "very similar": "Near the source",
         "very different": "Far from the source",
@@ -232,11 +237,16 @@ def _choose(
                 f"{place} the last stage fits already; partial gains little from few images.",
             )
         if near:
+            doubt = (
+                f"the network looks at images of {evidence.scale:.0%} of the size that it was trained at"
+                if shrunk
+                else "not beyond doubt"
+            )
             return (
                 "full",
                 "linear",
-                f"{place}, but not beyond doubt, and then tuning was ahead of the linear head in our measurements even "
-                "with few images; where it does harm the safety net keeps the head.",
+                f"{place}, but {doubt}, and then tuning was ahead of the linear head in our measurements even with few "
+                "images; where it does harm the safety net keeps the head.",
             )
         gained = f"add {words.gain(added)} to the linear head" if added > 0 else "do not help the linear head"
         return "full", "multistage", (

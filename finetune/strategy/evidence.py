@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 def gather(recipe: Recipe, bundle: DataBundle, backbone: Backbone, listener: Listener) -> Evidence:
     """Measure the training images (at most 5000) on the frozen backbone's cached features."""
+    found = _measured(recipe, bundle, backbone, listener)
+    return replace(found, scale=backbone.preprocessing.size / backbone.card.size)
+
+
+def _measured(recipe: Recipe, bundle: DataBundle, backbone: Backbone, listener: Listener) -> Evidence:
     labels, task = bundle.train.labels, bundle.train.task
     images = bundle.train.subset(sample_indices(labels, seed=recipe.seed))
     found = frozen_features(recipe, images, backbone, listener, "looking at the images")

@@ -74,6 +74,8 @@ class Evidence:
     measure: str = "accuracy"
     """What the scores are: chance-normalised accuracies, or where no classes are learned ``mean_ap`` (average
     precision, normalised by the label's share) or ``r2`` (share of variance explained)."""
+    scale: float = 1.0
+    """Side of the images over that of the images that the network was trained on."""
 
     def shown(self, score: Score) -> tuple[float, float]:
         """The figure that a score stands for and its standard error: the plain accuracy, else the score itself."""

@@ -131,6 +131,7 @@ def test_backbone_without_source_statistics_decides_without_them() -> None:
     backbone = create_backbone("test_resnet", pretrained=False, num_classes=2, image_size=32)
     found = gather(Recipe(), bundle, backbone, Listener())
     assert (found.source_share, found.source_distance) == (None, None)
+    assert found.scale == 32 / backbone.card.size < 1
     assert not any("feature distance" in reason for reason in decide(found).reasons)
 
 

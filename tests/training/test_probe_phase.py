@@ -51,7 +51,7 @@ def test_the_rule_and_the_table_are_told_and_kept(tiny: Any, tmp_path: Path) -> 
     _, ears, facts = run(tiny, tmp_path / "more", tiny.bundle(99, 3), phase)
     (line,) = heads(ears)
     assert line.startswith("Head: logistic on stage")
-    assert "median of 33 images a class, at least 5" in line
+    assert "median of 33 images a class to fit it on: 5 are enough" in line
     assert facts["solver"] == "logistic"
 
 
