@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from finetune.data.folds import folds_of
 from finetune.data.imageset import DataBundle, ImageSet, Joined, Quarantined
+from finetune.data.split_notes import copies, divided, leaks, rare
 from finetune.data.splits import carve, carve_groups, limit
 from finetune.data.stratify import carve_labels, limit_labels
 from finetune.errors import ConfigError, DataError, must
 from finetune.recipe import DataRecipe
 from finetune.task import MULTI_LABEL, REGRESSION
 
-_SHOWN = 5
 _BY = {"single-label": "class", "multi-label": "label", "regression": "value"}
 _LIMIT = {
     "single-label": "At most {} images a class",
@@ -67,7 +66,7 @@ def split_sets(
     called = dict(names or {})
     main = "all" if "all" in given else "train"
     pool, tracks = given[main], _Tracks((groups or {}).get(main))
-    told += _divided(groups or {}, called)
+    told += divided(groups or {}, called)
     val, test = given.get("val"), given.get("test")
     share = recipe.val_fraction
     if recipe.folds is not None:
@@ -75,7 +74,7 @@ def split_sets(
             pool, tracks = Joined(pool, val), _joined_tracks(pool, val, groups or {}, main)
         kept, held = _fold(pool, recipe, seed, tracks)
         told.append(_said_of_fold(recipe, seed, _BY[pool.task.name], "test" in given, called))
-        told += _copies(pool)
+        told += copies(pool)
         pool, test, val = pool.subset(kept), pool.subset(held), None
         tracks.keep(kept)
     elif val is not None and test is None:
@@ -94,7 +93,7 @@ def split_sets(
         )
         share = recipe.val_fraction / (1 - recipe.test_fraction)
     if recipe.folds is None:
-        told += _copies(pool)
+        told += copies(pool)
 
     if test is None:
         kept, held = tracks.carve(pool, recipe.test_fraction, seed)
@@ -111,8 +110,8 @@ def split_sets(
         pool, val = pool.subset(kept), pool.subset(held)
 
     _require_some(pool, val, test, recipe)
-    told += _rare(pool, val, test)
-    told += _leaks(pool, val, test)
+    told += rare(pool, val, test)
+    told += leaks(pool, val, test)
     return DataBundle(pool, val, test, quarantined=quarantined, notes=tuple(told), source=source)
 
 
@@ -163,7 +162,7 @@ class _Tracks:
 
     def carve(self, images: ImageSet, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """(kept, held out); afterwards the images are those that were kept."""
-        prints = _prints(images)
+        prints = images.fingerprints()
         together = (prints,) if self.groups is None else (self.groups.tolist(), prints)
         if images.task == MULTI_LABEL:
             kept, held = carve_labels(images.targets, share, seed, together)
@@ -186,98 +185,6 @@ def _reunited(kept: np.ndarray, held: np.ndarray, prints: Sequence[bytes]) -> tu
     inside = {prints[i] for i in kept.tolist()}
     back = np.array([prints[i] in inside for i in held.tolist()], dtype=bool)
     return np.sort(np.concatenate([kept, held[back]])), held[~back]
-
-
-def _divided(groups: Mapping[str, Sequence[object]], called: Mapping[str, str]) -> list[str]:
-    """Groups that lie in several of the given sets."""
-    notes = []
-    for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
-        shared = set(groups.get(first, ())) & set(groups.get(second, ()))
-        if shared:
-            names = f"{called.get(first, first)} and {called.get(second, second)}"
-            which = "1 group lies" if len(shared) == 1 else f"{len(shared)} groups lie"
-            notes.append(f"{which} in both {names}: accuracy on the latter flatters.")
-    return notes
-
-
-def _prints(images: ImageSet) -> list[bytes]:
-    return images.fingerprints()
-
-
-def _copies(images: ImageSet) -> list[str]:
-    """Exact copies under several classes: at least one of the labels is wrong."""
-    if not images.task.plain:
-        return _unlike_copies(images)
-    first: dict[bytes, int] = {}
-    several: dict[bytes, set[int]] = {}
-    for print_, label in zip(_prints(images), images.labels.tolist(), strict=True):
-        before = first.setdefault(print_, label)
-        if before != label:
-            several.setdefault(print_, {before}).add(label)
-    torn = [sorted(several[print_]) for print_ in first if print_ in several] if several else []
-    if not torn:
-        return []
-    example = " and ".join(repr(images.classes[k]) for k in torn[0][:2])
-    found = "1 image is" if len(torn) == 1 else f"{len(torn)} images are"
-    return [f"{found} present under more than one class (as {example}): check their labels."]
-
-
-def _unlike_copies(images: ImageSet) -> list[str]:
-    """Exact copies with other labels or numbers."""
-    values: dict[bytes, set[bytes]] = {}
-    for print_, row in zip(_prints(images), images.targets, strict=True):
-        values.setdefault(print_, set()).add(row.tobytes())
-    torn = sum(len(found) > 1 for found in values.values())
-    if not torn:
-        return []
-    what = "labels" if images.task == MULTI_LABEL else "numbers"
-    found = "1 image is" if torn == 1 else f"{torn} images are"
-    return [f"{found} present more than once, with different {what}: check them."]
-
-
-def _leaks(train: ImageSet, val: ImageSet, test: ImageSet) -> list[str]:
-    seen = {*_prints(train), *_prints(val)}
-    shared = sum(print_ in seen for print_ in _prints(test))
-    if not shared:
-        return []
-    return [f"{shared} of {len(test)} test images are exact copies of training or validation images: "
-            "the test accuracy flatters."]  # fmt: skip
-
-
-def _rare(train: ImageSet, val: ImageSet, test: ImageSet) -> list[str]:
-    if not train.task.plain:
-        return _rare_labels(train, test) if train.task == MULTI_LABEL else []
-    counts = {name: Counter(part.labels.tolist()) for name, part in
-              (("train", train), ("val", val), ("test", test))}  # fmt: skip
-    notes = []
-    single = [c for k, c in enumerate(train.classes)
-              if counts["train"][k] == 1 and not counts["val"][k] and not counts["test"][k]]  # fmt: skip
-    if single:
-        notes.append(f"{_list(single)} with one image: it trains, and nothing can test it.")
-    untested = [c for k, c in enumerate(train.classes) if not counts["test"][k] and c not in single]
-    if untested:
-        notes.append(f"{_list(untested)} without test images: their accuracy is not measured.")
-    return notes
-
-
-def _rare_labels(train: ImageSet, test: ImageSet) -> list[str]:
-    """Labels that no training image has, and labels that the test images do not tell apart."""
-    notes = []
-    never = [c for c, n in zip(train.classes, train.targets.sum(axis=0), strict=True) if n == 0]
-    if never:
-        notes.append(f"{_list(never, 'Label')} on no training image: never predicted.")
-    share = test.targets.mean(axis=0)
-    untested = [c for c, s in zip(train.classes, share, strict=True) if s in (0.0, 1.0) and c not in never]
-    if untested:
-        notes.append(f"{_list(untested, 'Label')} on none or all of the test images: not measured.")
-    return notes
-
-
-def _list(classes: Sequence[str], noun: str = "Class") -> str:
-    shown = ", ".join(repr(c) for c in classes[:_SHOWN])
-    more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
-    plural = "Classes" if noun == "Class" else f"{noun}s"
-    return f"{noun if len(classes) == 1 else plural} {shown}{more}"
 
 
 def _require_some(train: ImageSet, val: ImageSet, test: ImageSet, recipe: DataRecipe) -> None:
