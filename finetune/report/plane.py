@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from finetune.report.figures import GREY, ORANGE, as_png
+from finetune.report.placing import Named, place
 from finetune.strategy.table import TEXTBOOK, THRESHOLDS, Column, Row, Thresholds
 
 Known = tuple[str, float, float]
@@ -60,34 +61,22 @@ def plane(
     axes.axvline(cut.middle, color=GREY, linewidth=1.2)
     rows: dict[Row, float] = {"very little data": 0.02, "quite a lot of data": 0.98}
     columns: dict[Column, float] = {"very different": cut.middle / 2, "very similar": (1 + cut.middle) / 2}
+    cells: list[Text] = []
     for row, y in rows.items():
         for column, x in columns.items():
             strategy, _ = TEXTBOOK[row, column]
             text = f"{row}, {column}:\ntextbook says {strategy}"
             # Inside the axes, at the outer edge of the cell: the points are more likely near the borders.
             edge = "bottom" if y < 0.5 else "top"
-            axes.text(x, y, text, transform=axes.transAxes, fontsize=8, color=GREY, ha="center", va=edge)
-    named: list[Known] = []
-    for other, a, s in known:
-        axes.plot([s], [a], "o", color=GREY, markersize=5, alpha=0.8)
-        crowded = any(abs(s - x) < 0.2 and 0.8 < a / y < 1.25 for _, y, x in named)
-        _name(axes, other, s, a, GREY, 8, left=(s > 0.6) != crowded)
-        named.append((other, a, s))
+            cells.append(
+                axes.text(x, y, text, transform=axes.transAxes, fontsize=8, color=GREY, ha="center", va=edge)
+            )
+    axes.plot([s for _, _, s in known], [a for _, a, _ in known], "o", color=GREY, markersize=5, alpha=0.8)
     (mark,) = axes.plot([similarity], [amount], "o", color=ORANGE, markersize=11, markeredgecolor="white")
     mark.set(zorder=5, clip_on=False)
-    _name(axes, name, similarity, amount, ORANGE, 10, left=similarity > 0.6)
     axes.set_title("shaded: in between", fontsize=8, color=GREY, loc="right")
     axes.set_title("where this data set falls", fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
+    names = [Named(name, similarity, amount, ORANGE, 10), *(Named(n, s, a, GREY, 8) for n, a, s in known)]
+    place(figure, axes, names, rows=[few], columns=[cut.middle], others=cells)
     return as_png(figure)
-
-
-def _name(axes: Axes, text: str, x: float, y: float, colour: str, size: int, left: bool) -> None:
-    """Beside the point, towards the middle where there is room, so that it stays on the picture; no line runs
-    through it."""
-    short = text if len(text) <= 32 else text[:31] + "…"
-    axes.annotate(
-        short, (x, y), xytext=(-9 if left else 9, 0), textcoords="offset points", fontsize=size,
-        color=colour, ha="right" if left else "left", va="center", zorder=6,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-    )  # fmt: skip

@@ -179,3 +179,30 @@ def test_the_plane_is_drawn_where_similarity_was_measured(tmp_path: Path) -> Non
     assert (tmp_path / "plane.png").read_bytes() != alone  # among the data sets of the benchmark
     (tmp_path / "decision.json").write_text('{"similarity": null, "evidence": {}}')
     assert draw_figures(tmp_path, scores, ("stem", "body")) == ["confusion.png"]
+
+
+@pytest.mark.parametrize("k", [2, 10, 43])
+def test_no_line_and_no_other_name_crosses_a_name_on_the_plane(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """traffic signs lie on the border between little and enough data of ten classes."""
+    from matplotlib.axes import Axes
+    from matplotlib.text import Annotation, Text
+
+    from finetune.report import plane as module
+
+    kept: list[list[Annotation]] = []
+    place = module.place
+    monkeypatch.setattr(module, "place", lambda *a, **k: kept.append(place(*a, **k)))
+    plane("ants", 104, 0.64, k, module.BENCHMARK["embedded"])
+    boxes = [Text.get_window_extent(text) for text in kept[0]]
+    assert len(boxes) == 8
+    axes = kept[0][0].axes
+    assert isinstance(axes, Axes)
+    lines = [line.get_window_extent() for line in axes.lines if len(line.get_xdata()) == 2]
+    assert len(lines) == 2
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(line) for line in lines)
+        assert not any(box.overlaps(other) for other in boxes[:i])
+        assert box.x0 >= axes.get_window_extent().x0
+        assert box.x1 <= axes.get_window_extent().x1
