@@ -148,7 +148,7 @@ def label_noise(curve: Curve) -> Finding | None:
         )
     )
     against = None if facts.distorted else points[least].contradicted
-    by_then = gained > LATE or train - last > GAP
+    by_then = (gained > LATE or train - last > GAP) and not _least_before(curve, points[least])
     most = AGAINST if by_then else AGAINST_ALONE
     contradicted = steady and against is not None and against > most and train_least > BY_HEART
     below = not facts.distorted and last - train > max(ABOVE, ERRORS * error) and train < UNLEARNED
@@ -201,13 +201,17 @@ def _fell(points: list[Point], n: int | None) -> bool:
     )
 
 
-def _least_at(curve: Curve, point: Point) -> str:
-    """Begins a sentence about the epoch of the least validation loss. Before training nothing is known of the training
-    images, so that the least of all may lie there."""
+def _least_before(curve: Curve, point: Point) -> bool:
+    """Whether the validation loss was lower before training than at the epoch of its least: of which training images
+    the network was sure there is not known."""
     before = [p.val_loss for p in curve.scored if p.epoch == 0 and p.val_loss is not None]
-    if before and before[0] < (point.val_loss or 0.0):
-        return f"Where the validation loss was least since training began (epoch {point.epoch})"
-    return f"Where the validation loss was least (epoch {point.epoch})"
+    return bool(before) and before[0] < (point.val_loss or 0.0)
+
+
+def _least_at(curve: Curve, point: Point) -> str:
+    """Begins a sentence about the epoch of the least validation loss."""
+    since = " since training began" if _least_before(curve, point) else ""
+    return f"Where the validation loss was least{since} (epoch {point.epoch})"
 
 
 def _had_room(val: float, gained: float) -> bool:

@@ -294,6 +294,13 @@ def test_each_best_epoch_is_named_by_what_it_is_best_in() -> None:
     assert "epoch 0" not in noise.text + small.text
 
 
+def test_few_contradicted_labels_count_only_where_the_validation_loss_was_least() -> None:
+    """A fitted head is there before training: where its loss was the least, the first epoch has done harm already."""
+    some = contradicting(0.09)
+    assert "label noise" in named(before_training(some, val_loss=9.0, val_accuracy=0.5))
+    assert "label noise" not in named(before_training(some, val_loss=0.9, val_accuracy=0.5))
+
+
 TINY = Facts(classes=10, train_n=800, val_n=20, lr=0.1, schedule="cosine")
 
 
