@@ -239,6 +239,15 @@ def processes(data: Path) -> Iterator[tuple[str, float, float]]:
             yield name, cpu_seconds(command, FINETUNE_CACHE=f"{scratch}/{name} cache")[0], floor
 
 
+def bf16_pays() -> bool:
+    """Whether training will try it on this processor: the rows of whole processes then compute in it."""
+    import torch
+
+    from finetune.training.precision import likely_dtype
+
+    return likely_dtype("auto", torch.device("cpu")) == torch.bfloat16
+
+
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(
@@ -250,6 +259,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/overhead.csv"))
     options = parser.parse_args()
+    machine = f"{platform.machine()}, {os.cpu_count()} cores{', bf16 units' if bf16_pays() else ''}"
     rows = []
     for repeat in range(options.repeats):
         found = list(loops(options.images, options.epochs))
@@ -257,7 +267,7 @@ def main() -> None:
         for what, ours, floor in found:
             ratio = floor / ours if what in ("loop", "defaults") else ours / floor
             rows.append({"what": what, "repeat": repeat, "cpu_seconds": round(ours, 2), "floor": round(floor, 2),
-                         "ratio": round(ratio, 3), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                         "ratio": round(ratio, 3), "machine": machine,
                          "date": datetime.date.today().isoformat()})  # fmt: skip
             print(f"{what:30} {ours:8.2f} s  {floor:8.2f} s  {ratio:.3f}", flush=True)
     with options.out.open("w", newline="") as file:
