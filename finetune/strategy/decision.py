@@ -218,7 +218,10 @@ def _choose(
         return (
             "linear",
             "partial",
-            f"{words.solved(linear)}: partial has nothing left to win.",
+            f"{words.solved(linear)}: partial has nothing left to win."
+            if evidence.measured * SOLVED >= 1
+            else f"{words.solved(linear)}, each of {evidence.measured} left out in turn: too few to say how good it "
+            "is, but they leave tuning nothing to learn from.",
         )
     if evidence.median < TINY:
         first = "linear" if near else "multistage"

@@ -92,7 +92,13 @@ def test_near_but_smaller_than_the_network_knows_them_images_are_tuned() -> None
 
 
 def test_nothing_left_to_win() -> None:
-    assert decide(evidence((0.0, 1.0, 30.0), 100, n=4000)).chosen == "linear"
+    for per_class, told in (
+        (100, "nothing left to win"),
+        (4, "errs on 0.0% of images, each of 16 left out in turn"),
+    ):
+        decision = decide(evidence((0.0, 1.0, 30.0), per_class))
+        assert decision.chosen == "linear"
+        assert told in " ".join(decision.reasons)
 
 
 def test_similarity_is_monotone_and_bounded() -> None:
