@@ -213,6 +213,7 @@ def _choose(
         "very different": "Far from the source",
         "in between": "Nearer to the source than far" if near else "Not near the source",
     }[likeness]
+    small = f"the network looks at images of {evidence.scale:.0%} of the size that it was trained at"
     words = WORDS[evidence.measure]
     if 1 - linear < SOLVED:
         return (
@@ -240,21 +241,18 @@ def _choose(
                 f"{place} the last stage fits already; partial gains little from few images.",
             )
         if near:
-            doubt = (
-                f"the network looks at images of {evidence.scale:.0%} of the size that it was trained at"
-                if shrunk
-                else "not beyond doubt"
-            )
             return (
                 "full",
                 "linear",
-                f"{place}, but {doubt}, and then tuning was ahead of the linear head in our measurements even with few "
-                "images; where it does harm the safety net keeps the head.",
+                f"{place}, but {small if shrunk else 'not beyond doubt'}, and then tuning was ahead of the linear head "
+                "in our measurements even with few images; where it does harm the safety net keeps the head.",
             )
         gained = f"add {words.gain(added)} to the linear head" if added > 0 else "do not help the linear head"
         return "full", "multistage", (
             f"{place} the features must move, even for few images; earlier stages alone (multistage) {gained}."
         )  # fmt: skip
+    if near and shrunk:
+        return "full", "partial", f"{place}, but {small}: everything must move."
     if near:
         return (
             "partial",

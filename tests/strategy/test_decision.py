@@ -80,11 +80,15 @@ def test_few_images_are_tuned_unless_they_are_near_the_source_beyond_doubt() -> 
         assert (doubtful.chosen, certain.chosen) == ("full", "linear")
 
 
-def test_near_but_smaller_than_the_network_knows_them_images_are_tuned() -> None:
-    near = replace(evidence((0.0, 0.4, 1.0, 1.8, 2.8), 20), source_distance=1.0)
-    for scale, chosen in ((1.0, "linear"), (0.7, "linear"), (96 / 224, "full")):
+@pytest.mark.parametrize(
+    ("row", "usual"), [("very little data", "linear"), ("quite a lot of data", "partial")]
+)
+def test_near_but_smaller_than_the_network_knows_them_images_are_tuned(row: str, usual: str) -> None:
+    n = 4000 if row == "quite a lot of data" else None
+    near = replace(evidence((0.0, 0.4, 1.0, 1.8, 2.8), 20, n), source_distance=1.0)
+    for scale, chosen in ((1.0, usual), (0.7, usual), (96 / 224, "full")):
         found = decide(replace(near, scale=scale))
-        assert found.cell == ("very little data", "very similar")
+        assert found.cell == (row, "very similar")
         assert found.chosen == chosen
         assert ("images of 43% of the size that it was trained at" in " ".join(found.reasons)) is (
             scale < 0.5
