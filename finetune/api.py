@@ -101,14 +101,13 @@ def resume(
     listener: Listener | None = None,
     figures: bool = True,
 ) -> Run:
-    """Go on with a stopped run; a finished one is returned as it is. Raises FinetuneError, also where a finished run's
-    network is gone."""
+    """Go on with a stopped run, or make the network again that a finished one has lost; any other finished one is
+    returned as it is. Raises FinetuneError."""
     from finetune.crossval import go_on_with_folds, of_all_folds
     from finetune.pipeline import Pipeline
 
     folder = RunFolder.find(path)
     recipe = folder.recipe()
-    folder.require_network()
     with _together(recipe):
         if not ranks.on_main(lambda: folder.finished):
             if of_all_folds(recipe):
@@ -133,9 +132,10 @@ def _heard(listener: Listener | None) -> Listener:
 def open_run(path: str | os.PathLike[str]) -> Run:
     """A finished run. Raises RunError for an unknown or unfinished one."""
     folder = RunFolder.find(path)
-    folder.require_network()
     if not folder.finished:
-        raise RunError(f"Run {str(path)!r} did not finish. Go on with: {folder.go_on}")
+        missing = folder.missing() if (folder.path / "result.json").is_file() else []
+        what = f"has lost its network: {missing[0]} is missing" if missing else "did not finish"
+        raise RunError(f"Run {str(path)!r} {what}. Go on with: {folder.go_on}")
     return Run(folder.path)
 
 

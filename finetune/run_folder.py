@@ -126,17 +126,10 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the result and the network, or all networks of an ensemble, are there."""
-        return (self.path / "result.json").is_file() and not self._missing()
+        return (self.path / "result.json").is_file() and not self.missing()
 
-    def require_network(self) -> None:
-        """Raises RunError where the run has finished and a file of its network, written before the result, is gone."""
-        if (self.path / "result.json").is_file() and (missing := self._missing()):
-            raise RunError(
-                f"The network of the finished run {str(self.path)!r} is not whole: {missing[0]} is missing. Restore "
-                f"it, or train again: finetune run --recipe {self.path / _MARK}"
-            )
-
-    def _missing(self) -> list[Path]:
+    def missing(self) -> list[Path]:
+        """The files of its network, or of its networks, that are not there. Raises RunError as ``members`` does."""
         networks = [folder for folder, _ in self.members()] or [self.model]
         files = [network / name for network in networks for name in ("config.json", "model.safetensors")]
         return [file for file in files if not file.is_file()]

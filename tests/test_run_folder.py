@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from finetune.api import open_run, resume
 from finetune.cli.story import Story
 from finetune.errors import RunError
 from finetune.run_folder import RunFolder, _difference, check_free
@@ -67,17 +66,6 @@ def test_a_finished_run_has_its_weights(tmp_path: Path) -> None:
         assert not folder.finished
         (folder.model / name).write_text(json.dumps({}))
     assert folder.finished
-
-
-def test_a_finished_run_without_its_network_is_not_called_unfinished(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    folder.write_json("result.json", {})
-    (tmp_path / "recipe.yaml").write_text("{}")
-    for act in (open_run, resume):
-        with pytest.raises(
-            RunError, match=r"network of the finished run .*config\.json is missing\. Restore it"
-        ):
-            act(tmp_path)
 
 
 def test_what_differs_between_two_sets_of_images() -> None:

@@ -184,6 +184,8 @@ def _reunited(kept: np.ndarray, held: np.ndarray, prints: Sequence[bytes]) -> tu
     """``carve`` goes class by class: copies under two classes may lie on both sides, and are all kept then."""
     inside = {prints[i] for i in kept.tolist()}
     back = np.array([prints[i] in inside for i in held.tolist()], dtype=bool)
+    if back.all():  # nothing would be held out; that they lie on both sides is told
+        return kept, held
     return np.sort(np.concatenate([kept, held[back]])), held[~back]
 
 

@@ -136,7 +136,10 @@ def test_a_broken_run_folder(finished_run: Path, tmp_path: Path) -> None:
     (run / "model" / "model.safetensors").write_bytes(b"rubbish")
     assert "model.safetensors" in refused("predict", run, image)
     (run / "model" / "model.safetensors").unlink()
-    assert f"did not finish. Go on with: finetune resume {run}" in refused("predict", run, image)
+    lost = (
+        f"has lost its network: {run}/model/model.safetensors is missing. Go on with: finetune resume {run}"
+    )
+    assert lost in refused("predict", run, image)
     (run / "training.json").write_text("{")
     assert "training.json cannot be read" in refused("resume", run)
     (run / "training.json").write_bytes((finished_run / "training.json").read_bytes())
