@@ -238,7 +238,7 @@ def _choose(
             return (
                 "linear",
                 "partial",
-                f"{place} the last stage fits already; partial gains little from few images.",
+                f"{place}, the last stage fits already; partial gains little from few images.",
             )
         if near:
             return (
@@ -249,7 +249,7 @@ def _choose(
             )
         gained = f"add {words.gain(added)} to the linear head" if added > 0 else "do not help the linear head"
         return "full", "multistage", (
-            f"{place} the features must move, even for few images; earlier stages alone (multistage) {gained}."
+            f"{place}, the features must move, even for few images; earlier stages alone (multistage) {gained}."
         )  # fmt: skip
     if near and shrunk:
         return "full", "partial", f"{place}, but {small}: everything must move."
@@ -262,7 +262,7 @@ def _choose(
     return (
         "full",
         "lp-ft",
-        f"{place} everything must move; lp-ft, which keeps the stem, was behind in our measurements.",
+        f"{place}, everything must move; lp-ft, which keeps the stem, was behind in our measurements.",
     )
 
 
