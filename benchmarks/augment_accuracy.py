@@ -29,8 +29,8 @@ def measured(data: Path, policy: str, place: str, seed: int, limit: int, scratch
     tree = {
         "strategy": "full", "seed": seed, "out": f"{scratch}/{data.name}-{policy}-{place}-{seed}", "threads": 1,
         "data": {"path": str(data), "limit_per_class": limit, "image_size": 48},
-        "train": {"augment": policy, "augment_on": place, "epochs_factor": 0.5, "precision": "fp32",
-                  "channels_last": True, "preflight": False, "safety_net": False},
+        "train": {"augment": policy, "augment_on": place, "epochs_factor": 0.15, "precision": "fp32",
+                  "channels_last": True, "preflight": False, "safety_net": False, "refit": False},
     }  # fmt: skip
     scores = run(tree).result["test"]
     return {"data": data.name, "policy": policy, "place": place, "seed": seed, "test_images": scores["n"],
