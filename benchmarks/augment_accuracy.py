@@ -8,15 +8,12 @@ do too: only the mean difference, with its standard error over seeds and data se
 
 from __future__ import annotations
 
-import argparse
-import csv
-import datetime
-import os
-import platform
 import statistics
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from benchmarks.accuracy_table import tabulate
 
 POLICIES = ("standard", "trivial")
 PLACES = ("loader", "device")
@@ -53,40 +50,12 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Measure and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--limit", type=int, default=60, help="training images a class")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/augment_accuracy.csv"))
-    options = parser.parse_args()
-    told = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.date.today().isoformat(),
-    }
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for data in options.data:
-            for seed in range(options.seeds):
-                for policy in POLICIES:
-                    for place in PLACES:
-                        rows.append(measured(data, policy, place, seed, options.limit, scratch) | told)
-                        print(rows[-1], flush=True)
-    said = summary(rows)
-    print(*said, sep="\n")
-    with options.out.open("w", newline="") as file:
-        words = " ".join("--data DIR" for _ in options.data)
-        file.write(
-            f"# python -m benchmarks.augment_accuracy {words} --seeds {options.seeds} --limit {options.limit}; "
-            f"{'; '.join(said)}\n"
-        )
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+def cells(data: Path, seed: int, limit: int, scratch: str) -> Iterator[dict[str, Any]]:
+    """The rows of a data set and seed."""
+    for policy in POLICIES:
+        for place in PLACES:
+            yield measured(data, policy, place, seed, limit, scratch)
 
 
 if __name__ == "__main__":
-    main()
+    tabulate("augment_accuracy", __doc__, cells, seeds=3, limit=60, summary=summary)

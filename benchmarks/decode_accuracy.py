@@ -11,14 +11,11 @@ reducing more images and further costs.
 
 from __future__ import annotations
 
-import argparse
-import csv
-import datetime
-import os
-import platform
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from benchmarks.accuracy_table import tabulate
 
 MARGINS = ("exact", 2.5, 2.0, 1.0)
 
@@ -46,37 +43,11 @@ def measured(data: Path, margin: str | float, seed: int, limit: int, scratch: st
             "reduced": round(reduced / len(test), 3), "accuracy": round(scores["accuracy"], 4)}  # fmt: skip
 
 
-def main() -> None:
-    """Measure and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--limit", type=int, default=100, help="training images a class")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/decode_accuracy.csv"))
-    options = parser.parse_args()
-    told = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.date.today().isoformat(),
-    }
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        os.environ["FINETUNE_CACHE"] = f"{scratch}/cache"
-        for data in options.data:
-            for seed in range(options.seeds):
-                for margin in MARGINS:
-                    rows.append(measured(data, margin, seed, options.limit, scratch) | told)
-                    print(rows[-1], flush=True)
-    with options.out.open("w", newline="") as file:
-        words = " ".join("--data DIR" for _ in options.data)
-        file.write(
-            f"# python -m benchmarks.decode_accuracy {words} --seeds {options.seeds} --limit {options.limit}\n"
-        )
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+def cells(data: Path, seed: int, limit: int, scratch: str) -> Iterator[dict[str, Any]]:
+    """The rows of a data set and seed."""
+    for margin in MARGINS:
+        yield measured(data, margin, seed, limit, scratch)
 
 
 if __name__ == "__main__":
-    main()
+    tabulate("decode_accuracy", __doc__, cells, seeds=2, limit=100)
