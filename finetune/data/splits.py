@@ -81,6 +81,30 @@ def carve_groups(
     return np.flatnonzero(~outside), np.flatnonzero(outside)
 
 
+def carve_least(
+    labels: np.ndarray, seed: int, groups: Sequence[Sequence[object]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out the smallest group of every class that has several: (indices kept, indices held out), ascending.
+
+    For classes so small that one group is more than twice their share, where ``carve_groups`` holds out nothing. A
+    group that is the last one left of some class stays.
+    """
+    unit = components(len(labels), groups)
+    counts = np.zeros((unit.max() + 1, int(labels.max()) + 1), dtype=np.int64)
+    np.add.at(counts, (unit, labels), 1)
+    order = np.random.default_rng((seed, _GROUPS)).permutation(len(counts))
+    order = order[np.argsort(counts[order].sum(1), kind="stable")]
+    chosen = np.zeros(len(counts), dtype=bool)
+    for label in range(counts.shape[1]):
+        for index in order[counts[order, label] > 0]:
+            rest = counts[~chosen].sum(0) - counts[index] * ~chosen[index]
+            if chosen[index] or (rest[counts[index] > 0] > 0).all():
+                chosen[index] = True
+                break
+    outside = chosen[unit]
+    return np.flatnonzero(~outside), np.flatnonzero(outside)
+
+
 def components(n: int, groups: Sequence[Sequence[object]]) -> np.ndarray:
     """(N,) number of the connected component of each image, where sharing a group connects."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from finetune.data.folds import folds_of
 from finetune.data.imageset import DataBundle, ImageSet, Joined, Quarantined
 from finetune.data.split_notes import copies, divided, leaks, rare
-from finetune.data.splits import carve, carve_groups, limit
+from finetune.data.splits import carve, carve_groups, carve_least, limit
 from finetune.data.stratify import carve_labels, limit_labels
 from finetune.errors import ConfigError, DataError, must
 from finetune.recipe import DataRecipe
@@ -109,7 +109,7 @@ def split_sets(
         kept, held = tracks.carve(pool, share, seed)
         pool, val = pool.subset(kept), pool.subset(held)
 
-    _require_some(pool, val, test, recipe)
+    _require_some(pool, val, test, recipe, grouped=tracks.groups is not None)
     told += rare(pool, val, test)
     told += leaks(pool, val, test)
     return DataBundle(pool, val, test, quarantined=quarantined, notes=tuple(told), source=source)
@@ -176,6 +176,8 @@ class _Tracks:
                     strata // 2
                 )  # each group is a tenth of the numbers of its own: coarser parts, at last one
                 kept, held = carve_groups(strata, share, seed, together)
+            if not len(held) and len(images) and images.task.plain:
+                kept, held = carve_least(images.labels, seed, together)
         self.keep(kept)
         return kept, held
 
@@ -189,7 +191,7 @@ def _reunited(kept: np.ndarray, held: np.ndarray, prints: Sequence[bytes]) -> tu
     return np.sort(np.concatenate([kept, held[back]])), held[~back]
 
 
-def _require_some(train: ImageSet, val: ImageSet, test: ImageSet, recipe: DataRecipe) -> None:
+def _require_some(train: ImageSet, val: ImageSet, test: ImageSet, recipe: DataRecipe, grouped: bool) -> None:
     for name, part in (("validation", val), ("test", test)):
         if len(part):
             continue
@@ -206,6 +208,12 @@ def _require_some(train: ImageSet, val: ImageSet, test: ImageSet, recipe: DataRe
             raise DataError(
                 "data.limit_per_class must be at least 2 where validation is taken from train. "
                 "Got 1 instead: with one image a class nothing is left to validate on."
+            )
+        if grouped:
+            raise DataError(
+                "At least one class must have images of two groups, one of which can be held out. "
+                f"Got no {name} images instead: groups are never divided. Add images of other groups, or change "
+                "data.group_by."
             )
         raise DataError(
             "At least one class must have 3 images to make training, validation and test sets. "

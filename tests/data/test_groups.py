@@ -11,7 +11,7 @@ import pytest
 
 from finetune.data.imageset import DataBundle
 from finetune.data.load import load_data
-from finetune.data.splits import carve_groups
+from finetune.data.splits import carve_groups, carve_least
 from finetune.errors import DataError
 from finetune.recipe import DataRecipe
 
@@ -38,6 +38,18 @@ def test_two_kinds_of_groups_connect() -> None:
         _, held = carve_groups(labels, 0.5, seed, (first, second))
         sides.append(set(held.tolist()))
     assert all(len({0, 1, 2} & side) in (0, 3) and len({3, 4} & side) in (0, 2) for side in sides)
+
+
+def test_the_smallest_group_of_each_class_where_shares_are_below_half_an_image() -> None:
+    labels = np.array([0, 0, 1, 1, 2, 2, 2, 3, 3])
+    groups = ["a", "b", "c", "c", "d", "d", "e", "f", "d"]  # 1 has one group; d holds 2 and 3
+    assert not len(carve_groups(labels, 0.15, 0, (groups,))[1])
+    for seed in range(10):
+        kept, held = carve_least(labels, seed, (groups,))
+        assert sorted([*kept, *held]) == list(range(9))
+        assert np.bincount(labels[held], minlength=4).tolist() == [1, 0, 1, 1]  # a or b, e, f
+        assert not {groups[i] for i in kept} & {groups[i] for i in held}
+        assert set(labels[kept]) == {0, 1, 2, 3}
 
 
 @pytest.fixture
@@ -105,3 +117,15 @@ def test_images_that_do_not_match_are_told(tracks: Path) -> None:
     (tracks / "disc" / "00000_00000.png").rename(tracks / "disc" / "other.png")
     bundle = load_data(DataRecipe(path=str(tracks), group_by=r"(.*)_\d+\.png"), 0)
     assert any("does not match 1 image ('disc/other.png')" in note for note in bundle.notes)
+
+
+def test_two_images_a_class_of_two_tracks_are_divided(tracks: Path) -> None:
+    recipe = DataRecipe(path=str(tracks), group_by=r"(.*)_\d+\.png", val_fraction=0.25, test_fraction=0.25,
+                        limit_per_class=2)  # fmt: skip
+    sides = [tracks_by_split(load_data(recipe, seed)) for seed in range(6)]
+    assert all(train and val and not train & val for train, val, _ in sides)
+
+
+def test_one_track_a_class_is_told(tracks: Path) -> None:
+    with pytest.raises(DataError, match="images of two groups.*no validation images.*never divided"):
+        load_data(DataRecipe(path=str(tracks), group_by="(.*)/"), 0)
