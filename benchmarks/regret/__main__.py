@@ -57,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--min-test", type=int, default=200, help="fewest test images of a unit, seeds together"
     )
-    report.add_argument("--recipe", help="digest; default: the one with most rows")
+    report.add_argument("--recipe", nargs="*", default=[],
+                        help="digests; default: of each backbone the one with most rows")  # fmt: skip
     report.add_argument("--code", help="code version; default: the one with most rows")
     report.add_argument("--print", dest="show", action="store_true", help="print instead of writing")
     return top
@@ -121,7 +122,7 @@ def report(options: argparse.Namespace) -> int:
     common = {
         "arms": options.arms,
         "min_test": options.min_test,
-        "recipe": options.recipe,
+        "recipes": options.recipe,
         "code": options.code,
     }
     families = read_families()

@@ -109,22 +109,20 @@ class Results:
 
 def collect(
     rows: Sequence[Row], records: Mapping[Key, Mapping[str, Any]], families: Families, *,
-    arms: Collection[str] = (), own_rates: bool = False, min_test: int = 50, recipe: str | None = None,
+    arms: Collection[str] = (), own_rates: bool = False, min_test: int = 50, recipes: Collection[str] = (),
     code: str | None = None,
 ) -> Results:  # fmt: skip
-    """Trials of one recipe and code version: those asked for, else the ones with most rows.
+    """Trials of one recipe and code version a backbone: of those asked for the ones with most rows.
 
-    ``own_rates`` looks at each arm's own learning rate only; else each has the best on validation of those that
-    all arms of the trial were tried at. A trial has every arm: those named, else all that any row has. Units with
-    fewer than ``min_test`` test images over their seeds are left out: one image of ten is ten points, whoever is
-    right.
+    ``recipes``: digests; none: any. ``own_rates`` looks at each arm's own learning rate only; else each has the best on
+    validation of those that all arms of the trial were tried at. A trial has every arm: those named, else all that
+    any row has. Units with fewer than ``min_test`` test images over their seeds are left out: one image of ten is ten
+    points, whoever is right.
     """
-    versions = Counter((row["recipe"], row["code"]) for row in rows
-                       if recipe in (None, row["recipe"]) and code in (None, row["code"]))  # fmt: skip
+    versions = _versions(rows, recipes, code)
     if not versions:
-        return Results((), (), 0, (), 0, (), (), recipe or "", code or "", len(rows))
-    (kept_recipe, kept_code), _ = versions.most_common(1)[0]
-    kept = [row for row in rows if (row["recipe"], row["code"]) == (kept_recipe, kept_code)]
+        return Results((), (), 0, (), 0, (), (), ", ".join(recipes), code or "", len(rows))
+    kept = [row for row in rows if (row["recipe"], row["code"]) == versions.get(row["backbone"])]
     of_version = len(kept)
     kept = [row for row in kept if not own_rates or row["lr"] in ("1", NO_LR)]
     core = [name for name in _in_order(row["arm"] for row in kept) if _chooses(name)]
@@ -146,10 +144,19 @@ def collect(
         failed_rows=sum(row["status"] != "ok" for row in kept),
         commits=tuple(sorted({row["commit"] for row in kept if row["commit"]})),
         machines=tuple(sorted({row["machine"] for row in kept})),
-        recipe=kept_recipe,
-        code=kept_code,
+        recipe=", ".join(dict.fromkeys(version[0] for version in versions.values())),
+        code=", ".join(dict.fromkeys(version[1] for version in versions.values())),
         set_aside=len(rows) - of_version,
     )
+
+
+def _versions(rows: Sequence[Row], recipes: Collection[str], code: str | None) -> dict[str, tuple[str, str]]:
+    """Of each backbone the (recipe, code) that has most of the rows that are asked for."""
+    counts: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+    for row in rows:
+        if (not recipes or row["recipe"] in recipes) and code in (None, row["code"]):
+            counts[row["backbone"]][row["recipe"], row["code"]] += 1
+    return {backbone: count.most_common(1)[0][0] for backbone, count in sorted(counts.items())}
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

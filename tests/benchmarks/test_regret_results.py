@@ -61,8 +61,27 @@ def test_what_is_left_out_is_counted() -> None:
     assert found.small == ("c at 25 (net@1)",)
     assert len(collect(rows, {}, {}, min_test=1).trials) == 3
     assert len(collect(rows, {}, {}, arms=["linear"]).trials) == 3
-    assert [t.arms.keys() for t in collect(rows, {}, {}, recipe="other").trials] == [{"linear"}]
+    assert [t.arms.keys() for t in collect(rows, {}, {}, recipes=["other"]).trials] == [{"linear"}]
     assert collect([], {}, {}).trials == ()
+
+
+def test_each_backbone_has_its_own_recipe() -> None:
+    rows = [
+        *[row("a", "5", seed, "linear", 0.5, recipe="small") for seed in (0, 1)],
+        row("a", "5", 2, "linear", 0.5, recipe="large"),
+        row("a", "5", 0, "linear", 0.7, recipe="large", backbone="other@2"),
+        row("a", "5", 1, "linear", 0.7, recipe="tiny", backbone="other@2"),
+        row("a", "5", 2, "linear", 0.7, recipe="tiny", backbone="other@2"),
+    ]
+
+    def seeds(*recipes: str) -> list[tuple[str, str]]:
+        return [(t.backbone, t.seed) for t in collect(rows, {}, {}, recipes=recipes).trials]
+
+    assert seeds() == [("net@1", "0"), ("net@1", "1"), ("other@2", "1"), ("other@2", "2")]
+    assert seeds("large") == [("net@1", "2"), ("other@2", "0")]
+    assert seeds("small", "large") == [("net@1", "0"), ("net@1", "1"), ("other@2", "0")]
+    found = collect(rows, {}, {})
+    assert (found.recipe, found.set_aside) == ("small, tiny", 2)
 
 
 def test_a_failed_arm_guesses() -> None:
