@@ -38,6 +38,9 @@ class Score:
         return self.value * (1 - 1 / num_classes) + 1 / num_classes
 
 
+_UNEVEN = 1.5
+"""Largest class over smallest."""
+
 UNMEASURED = Score(0.0, 1.0)
 """Where nothing could be left out: guessing, and anything else is as possible."""
 
@@ -98,6 +101,11 @@ class Evidence:
     def best_stage(self) -> int:
         """The single stage that separates the classes best; ties go to the later one."""
         return max(range(len(self.stages)), key=lambda i: (self.stages[i].value, i))
+
+    @property
+    def uneven(self) -> bool:
+        """Whether a head that goes by the classes' shares too, as trained ones do, can be far better than these."""
+        return self.measure == "accuracy" and self.imbalance >= _UNEVEN
 
     @property
     def gain(self) -> float:

@@ -51,9 +51,10 @@ class _Accuracy(Words):
     def stages(self, evidence: Evidence) -> str:
         value, se = evidence.shown(evidence.last)
         stages = ", ".join(self.figure(evidence.shown(score)[0]) for score in evidence.stages)
+        alike = ", taking all classes for equally frequent," if evidence.uneven else ""
         return (
-            f"A linear head on the last stage gets {100 * value:.1f}% (+-{100 * se:.1f}) on images that it has not "
-            f"seen; stage by stage {stages}, joined {self.figure(evidence.shown(evidence.concat)[0])}."
+            f"A linear head on the last stage gets {100 * value:.1f}% (+-{100 * se:.1f}){alike} on images that it has "
+            f"not seen; stage by stage {stages}, joined {self.figure(evidence.shown(evidence.concat)[0])}."
         )
 
     def solved(self, linear: float) -> str:

@@ -244,3 +244,15 @@ def test_evidence_is_measured_once() -> None:
     choose(ctx)
     choose(ctx)
     assert len(calls) == 1
+
+
+def test_of_uneven_classes_it_is_told_that_their_shares_are_left_aside() -> None:
+    even = evidence(FAR, 20, classes=2)
+    (told,) = [reason for reason in decide(even).reasons if "on images that it has not seen" in reason]
+    assert "equally frequent" not in told
+    (told,) = [
+        reason
+        for reason in decide(replace(even, imbalance=3.0)).reasons
+        if "on images that it has not seen" in reason
+    ]
+    assert "), taking all classes for equally frequent, on images" in told
