@@ -5,9 +5,12 @@ Only safetensors and pickles restricted to tensors (``weights_only=True``) are r
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +129,8 @@ def from_hub(repository: str, revision: str | None, files: list[str]) -> Path:
 
     for file in files:
         try:
-            return Path(hf_hub_download(repository, file, revision=revision))
+            with _one_line_of_retries():
+                return Path(hf_hub_download(repository, file, revision=revision))
         except GatedRepoError:
             raise ZooError(
                 f"{repository} asks for its licence to be accepted: do so on its hub page, "
@@ -149,6 +153,28 @@ def from_hub(repository: str, revision: str | None, files: list[str]) -> Path:
         except (OSError, RuntimeError) as error:
             raise ZooError(f"{repository} cannot be downloaded: {_cause(error)}. {OFFLINE_REMEDY}") from error
     raise ZooError(f"{repository} has none of the files {', '.join(files)}.")
+
+
+@contextlib.contextmanager
+def _one_line_of_retries() -> Iterator[None]:
+    """The hub's client tells of every attempt in two lines; here of the first in one."""
+    logger, retries = logging.getLogger("huggingface_hub.utils._http"), _Retries()
+    logger.addFilter(retries)
+    try:
+        yield
+    finally:
+        logger.removeFilter(retries)
+
+
+class _Retries(logging.Filter):
+    said = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not any(words in record.getMessage() for words in ("thrown while requesting", "Retrying in")):
+            return True
+        record.msg, record.args = "The hub does not answer; trying again for up to half a minute.", ()
+        first, self.said = not self.said, True
+        return first
 
 
 def parse_hub_name(name: str) -> tuple[str, str | None]:

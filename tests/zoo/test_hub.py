@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 
 from finetune.errors import ZooError
 from finetune.zoo.create import create_backbone
+from finetune.zoo.weights import _one_line_of_retries
 
 
 @pytest.fixture
@@ -69,6 +71,7 @@ ASK = """
 import sys
 from finetune.errors import ZooError
 from finetune.zoo.create import create_backbone
+from finetune.zoo.weights import _one_line_of_retries
 for name in sys.argv[1:]:
     try:
         backbone = create_backbone(name)
@@ -138,3 +141,24 @@ def test_no_network_for_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(ZooError, match=r"alexnet cannot be downloaded: URLError.* --backbone embedded"):
         create_backbone("alexnet")
+
+
+def test_of_the_clients_retries_one_line_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    caplog.set_level("WARNING", logger.name)
+    logger.addHandler(caplog.handler)  # the client's root logger does not propagate
+    try:
+        with _one_line_of_retries():
+            for number in range(1, 4):
+                logger.warning(f"'refused' thrown while requesting HEAD http://hub/file {number}")
+                logger.warning(f"Retrying in {number}s [Retry {number}/5].")
+            logger.warning("Something else.")
+        logger.warning("Retrying in 1s [Retry 1/5].")
+    finally:
+        logger.removeHandler(caplog.handler)
+    told = list(dict.fromkeys(record.getMessage() for record in caplog.records))
+    assert told == [
+        "The hub does not answer; trying again for up to half a minute.",
+        "Something else.",
+        "Retrying in 1s [Retry 1/5].",
+    ]
