@@ -22,7 +22,6 @@ from finetune.recipe_sections import (
     ProbeRecipe,
     Section,
     TrainRecipe,
-    seconds_of,
 )
 from finetune.recipe_text import (
     apply_overrides,
@@ -33,6 +32,7 @@ from finetune.recipe_text import (
     read_yaml,
     unknown_strategy,
 )
+from finetune.recipe_values import seconds_of
 
 
 class Recipe(Section):

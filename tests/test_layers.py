@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "finetune"
 LAYERS = [
     {"errors", "version"},
     {"registry", "files", "resources", "events", "regularise", "averaging", "interval", "ranks", "task"},
-    {"solvers", "cache_files", "process_group"},
+    {"solvers", "cache_files", "process_group", "recipe_values"},
     {"recipe_sections", "recipe_text"},
     {"recipe", "runtime", "coach", "launch"},
     {"data", "caches"},

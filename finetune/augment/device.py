@@ -12,9 +12,10 @@ from torch import Tensor
 
 from finetune.augment.draws import Counted
 from finetune.augment.policies import Batched, batched
-from finetune.data.augment import Augmentation, Picture
+from finetune.data.augment import Augmentation
 from finetune.data.batches import TrainBatches, share_rows, to_device
 from finetune.data.imageset import ImageSet
+from finetune.data.mirroring import Picture
 from finetune.data.order import returns
 from finetune.data.preprocessing import Preprocessing
 from finetune.data.scaled import Scaled

@@ -8,7 +8,8 @@ from PIL import Image
 
 from finetune.augment.draws import Draws, Generated
 from finetune.augment.rich import Rich as RichBatch
-from finetune.data.augment import FAMILIES, Cropped, Picture
+from finetune.data.augment import FAMILIES, Cropped
+from finetune.data.mirroring import Picture
 from finetune.data.scaled import as_picture
 
 

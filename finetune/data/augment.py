@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
+from finetune.data.mirroring import Picture, mirrored
 from finetune.data.operations import (
     OPERATIONS,
     OPERATIONS_OF,
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 Box = tuple[int, int, int, int]
-Picture = Image.Image | np.ndarray
-"""RGB: a Pillow image, or (H, W, 3) uint8."""
+
 
 FAMILIES = ("flip", "crop", "colour", "rotation")
 """What a policy may be told to leave out, because the labels mind it: left-right flips; crops of a part of
@@ -254,13 +254,6 @@ class Auto(Automatic):
         return auto_augment(image, rng, self.colour, self.avoid)
 
 
-def mirrored(image: Picture) -> Picture:
-    """Left and right exchanged."""
-    if isinstance(image, Image.Image):
-        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return image[:, ::-1]
-
-
 def crop_box(
     size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> Box:
@@ -291,19 +284,3 @@ def jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Ima
     for which in rng.permutation(3):
         image = changes[which](image, float(factors[which]))
     return image
-
-
-def flip_safe(classes: Sequence[str]) -> bool:
-    """Whether a mirrored image still is of its class, as far as the names tell.
-
-    Not where every name is a number or a single character (digits, letters, the numbered signs of a road
-    sign catalogue), nor where one says left or right.
-
-    >>> flip_safe(["daisy", "rose"]), flip_safe(["0", "1"]), flip_safe(["turn_left", "turn_right"])
-    (True, False, False)
-    """
-    names = [name.strip().lower() for name in classes]
-    if all(name.isdigit() or len(name) == 1 for name in names):
-        return False
-    words = {word for name in names for word in "".join(c if c.isalnum() else " " for c in name).split()}
-    return not words & {"left", "right", "clockwise", "anticlockwise", "counterclockwise"}

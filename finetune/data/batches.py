@@ -14,9 +14,10 @@ from torch import Tensor
 
 from finetune import ranks
 from finetune.data import AUGMENTATIONS
-from finetune.data.augment import Augmentation, flip_safe
+from finetune.data.augment import Augmentation
 from finetune.data.imageset import ImageSet
 from finetune.data.memory import MEBI, budget
+from finetune.data.mirroring import flip_safe
 from finetune.data.order import balanced_order, returns
 from finetune.data.originals import EvaluationPixels, Originals
 from finetune.data.preprocessing import Preprocessing

@@ -24,8 +24,9 @@ import numpy as np
 from PIL import Image
 
 from finetune.data import AUGMENTATIONS
-from finetune.data.augment import Augmentation, flip_safe
+from finetune.data.augment import Augmentation
 from finetune.data.imageset import ImageSet
+from finetune.data.mirroring import flip_safe
 from finetune.events import Listener
 from finetune.features.ridge import RidgeFit, fit_ridge
 from finetune.features.scaling import Standardiser

@@ -12,7 +12,8 @@ from PIL import Image
 from finetune.data import AUGMENTATIONS
 from finetune.data import augment as module
 from finetune.data import operations as vocabulary
-from finetune.data.augment import crop_box, flip_safe
+from finetune.data.augment import crop_box
+from finetune.data.mirroring import flip_safe
 from finetune.data.operations import trivial_augment
 from finetune.data.preprocessing import Preprocessing
 from finetune.data.transforms import evaluate_image
