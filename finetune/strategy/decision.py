@@ -50,7 +50,7 @@ class Decision:
     """Strategy -> (accuracy, standard error), shares, where it could be measured without training."""
     evidence: Evidence | None = None
     race: tuple[Mapping[str, Any], ...] = ()
-    """What each arm did in the last round of a race, where there was one."""
+    """What each arm did in each round of a race, where there was one."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
