@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.regret import figures, rivals
 from benchmarks.regret.ablations import ablated
 from benchmarks.regret.arms import ARMS, AUTO, RACE
 from benchmarks.regret.calibrate import calibrated, single_scorers
+from benchmarks.regret.recipes import told
 from benchmarks.regret.results import Results, Trial
 from benchmarks.regret.summary import FEWEST, alone, oracle
 from benchmarks.regret.tables import (
@@ -37,16 +38,22 @@ Pictures = dict[str, Callable[[], bytes]]
 """File name -> what draws it."""
 
 
-def write_report(own: Results, tuned: Results, document: Path, whole: Results | None = None) -> None:
+def write_report(
+    own: Results,
+    tuned: Results,
+    document: Path,
+    whole: Results | None = None,
+    keys: Mapping[str, str] | None = None,
+) -> None:
     """Put the tables between the marks in ``document`` and the pictures into a folder of its name beside it.
 
-    own: every arm at its own learning rate; tuned: rates chosen on validation; whole: whole data sets. Raises RunError
-    without the marks.
+    own: every arm at its own learning rate; tuned: rates chosen on validation; whole: whole data sets; keys: recipe
+    digest -> what the recipe sets. Raises RunError without the marks.
     """
     text = document.read_text(encoding="utf-8") if document.is_file() else ""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise RunError(must(str(document), f"a file with one {BEGIN} and, below it, one {END}", "another"))
-    made, pictures = render(own, tuned, document.stem, whole)
+    made, pictures = render(own, tuned, document.stem, whole, keys)
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     for name, draw in pictures.items():
         atomic_write_bytes(document.parent / document.stem / name, draw())
@@ -54,13 +61,17 @@ def write_report(own: Results, tuned: Results, document: Path, whole: Results | 
 
 
 def render(
-    own: Results, tuned: Results, folder: str = "regret", whole: Results | None = None
+    own: Results,
+    tuned: Results,
+    folder: str = "regret",
+    whole: Results | None = None,
+    keys: Mapping[str, str] | None = None,
 ) -> tuple[str, Pictures]:
-    """Markdown and pictures of all sections for which there are rows."""
+    """Markdown and pictures of all sections for which there are rows. keys: recipe digest -> what the recipe sets."""
     if not own.trials and not tuned.trials:
         lacks = f" {own.incomplete} groups of rows lack an arm." if own.incomplete else ""
         return f"No complete rows yet, so there is nothing to report.{lacks}\n", {}
-    parts = [basis(own if own.trials else tuned)]
+    parts = [basis(own if own.trials else tuned, keys)]
     pictures: Pictures = {}
     for backbone in own.backbones:
         made, drawn = section(own.of(backbone), f"{backbone}, every arm at its own learning rate", folder)
@@ -83,8 +94,8 @@ def render(
     return "\n".join(parts), pictures
 
 
-def basis(results: Results) -> str:
-    """What all of it rests on, plainly."""
+def basis(results: Results, keys: Mapping[str, str] | None = None) -> str:
+    """What all of it rests on, plainly. keys: recipe digest -> what the recipe sets."""
     trials = results.trials
     data = sorted({t.data for t in trials})
     families = sorted({t.family for t in trials})
@@ -97,8 +108,8 @@ def basis(results: Results) -> str:
         f"{', '.join(results.arms)}.",
         "",
         f"- Data sets: {', '.join(data)}.",
-        f"- Recipe {results.recipe}, code {results.code}, commits {', '.join(results.commits) or 'unknown'}; "
-        f"machines: {'; '.join(results.machines)}.",
+        *_versions(results, keys),
+        f"- Commits {', '.join(results.commits) or 'unknown'}; machines: {'; '.join(results.machines)}.",
         f"- Failed rows: {results.failed_rows} (an arm without any network in a trial is scored as guessing).",
         f"- Left out: {_count(results.incomplete, 'group')} of rows without every arm; "
         f"{_count(results.set_aside, 'row')} of other recipes or code versions; test sets too small to tell arms "
@@ -112,6 +123,17 @@ def basis(results: Results) -> str:
     if len(families) < FEWEST:
         lines.append(f"- **Fewer than {FEWEST} families: no intervals are given, and little follows.**")
     return "\n".join(lines) + "\n"
+
+
+def _versions(results: Results, keys: Mapping[str, str] | None) -> list[str]:
+    """A line a backbone: rows of several may come from a recipe each."""
+    known = [results.versions[name] for name in results.backbones]
+    if len(set(known)) == 1:
+        return [f"- Recipe {told(known[0][0], keys or {})}, code {known[0][1]}."]
+    return [
+        f"- {name}: recipe {told(recipe, keys or {})}, code {code}."
+        for name, (recipe, code) in zip(results.backbones, known, strict=True)
+    ]
 
 
 def section(trials: Sequence[Trial], title: str, folder: str) -> tuple[str, Pictures]:

@@ -92,8 +92,8 @@ class Results:
     failed_rows: int
     commits: tuple[str, ...]
     machines: tuple[str, ...]
-    recipe: str
-    code: str
+    versions: Mapping[str, tuple[str, str]]
+    """Backbone -> recipe digest and code version of its rows."""
     set_aside: int
     """Rows of other recipes or code versions."""
 
@@ -121,7 +121,7 @@ def collect(
     """
     versions = _versions(rows, recipes, code)
     if not versions:
-        return Results((), (), 0, (), 0, (), (), ", ".join(recipes), code or "", len(rows))
+        return Results((), (), 0, (), 0, (), (), {}, len(rows))
     kept = [row for row in rows if (row["recipe"], row["code"]) == versions.get(row["backbone"])]
     of_version = len(kept)
     kept = [row for row in kept if not own_rates or row["lr"] in ("1", NO_LR)]
@@ -144,8 +144,7 @@ def collect(
         failed_rows=sum(row["status"] != "ok" for row in kept),
         commits=tuple(sorted({row["commit"] for row in kept if row["commit"]})),
         machines=tuple(sorted({row["machine"] for row in kept})),
-        recipe=", ".join(dict.fromkeys(version[0] for version in versions.values())),
-        code=", ".join(dict.fromkeys(version[1] for version in versions.values())),
+        versions=versions,
         set_aside=len(rows) - of_version,
     )
 

@@ -164,7 +164,7 @@ def test_the_document_keeps_its_words(tmp_path: Path, monkeypatch: pytest.Monkey
     pictures = sorted((tmp_path / "regret").iterdir())
     assert [p.name for p in pictures] == sorted(re.findall(r"\(regret/(.*\.png)\)", text))
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
-    monkeypatch.setattr(report, "render", lambda own, tuned, folder, whole: ("other", {}))
+    monkeypatch.setattr(report, "render", lambda own, tuned, folder, whole, keys: ("other", {}))
     write_report(*found, document)
     assert document.read_text() == f"before\n{BEGIN}\n\nother\n\n{END}\nafter\n"
     document.write_text("no marks")

@@ -81,7 +81,8 @@ def test_each_backbone_has_its_own_recipe() -> None:
     assert seeds("large") == [("net@1", "2"), ("other@2", "0")]
     assert seeds("small", "large") == [("net@1", "0"), ("net@1", "1"), ("other@2", "0")]
     found = collect(rows, {}, {})
-    assert (found.recipe, found.set_aside) == ("small, tiny", 2)
+    assert found.versions == {"net@1": ("small", "0"), "other@2": ("tiny", "0")}
+    assert found.set_aside == 2
 
 
 def test_a_failed_arm_guesses() -> None:
