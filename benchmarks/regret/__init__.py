@@ -10,6 +10,7 @@
     measure    one cell                                       runner    all cells, until the time is up
     results    rows -> trials, learning rates chosen          rivals    rules that choose an arm from a trial
     calibrate  thresholds, judged on families left out        ablations the selector without a part of its evidence
+    scored     rules with both bounds of their regrets        targets    what was promised, met or missed
     summary    regret and its uncertainty                     logme     a transferability score, from its paper
     report     what is told, and in which order               tables    Markdown
     figures    PNG

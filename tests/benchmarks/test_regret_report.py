@@ -54,22 +54,18 @@ def line(text: str, start: str) -> list[str]:
 
 def test_the_planted_regrets_are_printed() -> None:
     made, pictures = render(*results(table()))
-    assert line(made, "always full")[1:6] == [
-        "2.40",
-        "4.0",
-        "4.0",
-        "40%",
-        "-50%",
-    ]  # 3 of 5 data sets lose 4 points
-    assert line(made, "always partial")[1:5] == ["1.60", "4.0", "4.0", "60%"]
+    # 3 of 5 data sets lose 4 points; the seeds agree, so both oracles are one
+    assert line(made, "always full")[1:7] == ["2.40", "2.40", "4.0", "4.0", "40%", "-50%"]
+    assert line(made, "always partial")[1:6] == ["1.60", "1.60", "4.0", "4.0", "60%"]
     assert line(made, "best single (partial)")[1] == "1.60"
-    assert line(made, "auto, as run")[1:6] == ["1.00", "1.0", "1.0", "100%", "38%"]
+    assert line(made, "auto, as run")[1:7] == ["1.00", "1.00", "1.0", "1.0", "100%", "38%"]
     assert line(made, "always linear")[1] == "20.00"
     assert line(made, "random")[1] == "8.00"
-    assert line(made, "validate every arm")[1:2] + line(made, "validate every arm")[6:7] == ["0.00", "100%"]
+    validated = line(made, "validate every arm")
+    assert (validated[1], validated[7]) == ("0.00", "100%")
     assert line(made, "auto, its choice")[1] == "0.00"
     assert line(made, "never more than 1 point below linear")[1] == "-20.0, met"
-    assert line(made, "mean regret <= 0.7")[1:] == ["0.00, met", "1.00, **missed**", "0.00, met"]
+    assert line(made, "mean regret <= 0.7")[1:3] == ["0.00 .. 0.00, met", "1.00 .. 1.00, **missed**"]
     assert "rest on **5 data sets** of 5 families, sizes 100" in made
     assert "**2 seeds**, 1 backbone: 10 trials, each with the arms linear, partial, full." in made
     assert "Not measured: multistage, norm-bias" in made
@@ -87,9 +83,9 @@ def test_a_race_has_targets_of_its_own() -> None:
             rows.append(row(data, "100", seed, "auto, race 10m", 0.898, seconds=0.9))
     made, _ = render(*results(rows))
     assert "each with the arms linear, partial, full." in made  # it is no arm
-    assert line(made, "auto, race 10m")[1:7] == ["0.20", "0.2", "0.2", "100%", "88%", "30%"]
+    assert line(made, "auto, race 10m")[1:8] == ["0.20", "0.20", "0.2", "0.2", "100%", "88%", "30%"]
     at = made.index("| target | auto, race 10m |")
-    assert line(made[at:], "mean regret <= 0.3")[1:] == ["0.20, met"]
+    assert line(made[at:], "mean regret <= 0.3")[1:] == ["0.20 .. 0.20, met"]
     assert line(made[at:], "cost <= 20%")[1:] == ["30%, **missed**"]
     assert "race" not in made[made.index("| target | auto, its choice") : at].splitlines()[0]
 
@@ -99,7 +95,74 @@ def test_gap_and_intervals_are_those_of_the_summary() -> None:
     against = line(made, "always linear |")
     cells = [part for part in made.splitlines() if part.startswith("| always linear | +")]
     assert against[0] == "always linear"
-    assert cells == ["| always linear | +20.00 | +20.00 to +20.00 |"]
+    same = "+20.00 to +20.00"
+    assert cells == [f"| always linear | +20.00 | {same} | {same} | 5 units, 10 trials |"]
+    assert "t with 4 degrees of freedom" in made
+
+
+def test_both_bounds_are_shown_where_seeds_disagree() -> None:
+    rows = table()
+    for i, one in enumerate(rows):  # the last stage is best on one seed, the whole network on the other
+        if one["arm"] in ("partial", "full"):
+            lucky = (one["arm"] == "partial") == (one["seed"] == "0")
+            rows[i] = {**one, "accuracy": str(0.92 if lucky else 0.90)}
+        if one["arm"] == "auto":
+            rows[i] = {**one, "accuracy": "0.905"}
+    made, _ = render(*results(rows))
+    assert line(made, "always partial")[1:3] == ["-1.00", "0.00"]
+    assert line(made, "best single (partial)")[6] == "-"  # no gap at either bound
+    assert line(made, "auto, as run")[1:3] == ["-0.50", "0.50"]
+    assert line(made, "mean regret <= 0.7")[2] == "-0.50 .. 0.50, met"
+    worse = [{**one, "accuracy": "0.895"} if one["arm"] == "auto" else one for one in rows]
+    assert line(render(*results(worse))[0], "mean regret <= 0.7")[2] == (
+        "0.50 .. 1.50, met at the lower bound only"
+    )
+
+
+def test_a_gap_that_only_hindsight_knows_is_marked() -> None:
+    rows = []
+    for data in DATA:  # on d and e the arm that was best on one seed is the worse one on the other
+        for seed in (0, 1):
+            first, second = (0.9, 0.8) if data in "de" else (0.8, 0.9)
+            bump = 0.2 * (1 if seed else -1)
+            rows += [row(data, "5", seed, "linear", first + bump * (data in "de"), test_n=200)]
+            rows += [row(data, "5", seed, "multistage", second - bump * (data in "de"), test_n=200)]
+    made, _ = render(*results(rows))
+    assert line(made, "best single (multistage)")[6] == "0% h"
+    assert float(line(made, "best single (multistage)")[1]) < 0 < float(line(made, "always multistage")[2])
+
+
+def test_the_worst_single_trial_is_told_beside_the_average() -> None:
+    rows = table()
+    for i, one in enumerate(rows):
+        if (one["data"], one["seed"], one["arm"]) == ("b", "1", "auto"):
+            rows[i] = {**one, "accuracy": "0.5"}
+    made, _ = render(*results(rows))
+    se = 100 * ((0.7 * 0.3 + 0.5 * 0.5) / 100) ** 0.5
+    assert line(made, "never more than 1 point below linear")[2] == "0.5, met"  # -19 and 20
+    assert line(made, "no target: worst single trial")[2] == (
+        f"20.0 +- {se:.1f} (b at 100, seed 1); more than 1 below in 1 of 10"
+    )
+
+
+def test_rules_measured_in_part_are_compared_on_their_own_trials() -> None:
+    rows = [*table(), *[row(data, "100", 0, "auto, race 10m", 0.88) for data in "abcd"]]
+    made, _ = render(*results(rows))
+    assert line(made, "auto, race 10m")[8] == "**4 of 5**"
+    assert line(made, "rule on the trials of")[1] == "auto, race 10m (4 units, 4 trials)"
+    at = made.index("| rule on the trials of")
+    assert line(made[at:], "always full")[1] == "2.00 .. 2.00"  # a and c, not e
+    assert line(made[at:], "auto, race 10m")[1] == "2.00 .. 2.00"
+    assert "rule on the trials of" not in render(*results(table()))[0]
+
+
+def test_no_gap_is_given_where_the_arms_lack_what_auto_does() -> None:
+    own, tuned = results(table())
+    made, _ = render(own, tuned, whole=own)
+    whole = made[made.index("whole data sets\n") :]
+    assert line(whole, "auto, as run")[6] == "-"
+    assert line(whole, "gap closed >= 50%")[1:3] == ["not known", "not known"]
+    assert line(made, "auto, as run")[6] == "38%"
 
 
 def test_tuned_rates_get_a_section_of_their_own() -> None:

@@ -7,7 +7,7 @@ import pytest
 from planted import row, rows_of, trial
 
 from benchmarks.regret.results import collect, tune
-from benchmarks.regret.summary import FEWEST, alone, bootstrap, gap_closed, oracle, paired, regrets
+from benchmarks.regret.summary import FEWEST, alone, bootstrap, gap_closed, hindsight, oracle, paired, regrets
 
 
 def test_the_rate_is_chosen_on_validation() -> None:
@@ -104,6 +104,19 @@ def test_the_oracle_sees_other_seeds_only() -> None:
     assert oracle([trial("a", s, {"x": 0.5, "y": 0.5}) for s in (0, 1)])[trials[0].key][0] == "x"
 
 
+def test_hindsight_sees_all_seeds() -> None:
+    trials = [
+        trial("a", 0, {"x": 0.9, "y": 0.5}),
+        trial("a", 1, {"x": 0.4, "y": 0.6}),
+        trial("a", 2, {"x": 0.4, "y": 0.7}),
+        trial("b", 0, {"x": 0.1, "y": 0.2}),
+    ]
+    assert list(hindsight(trials).values()) == [("y", 0.5), ("y", 0.6), ("y", 0.7), ("y", 0.2)]
+    always_y = {t.key: t.arms["y"].accuracy for t in trials}
+    lower, upper = (regrets(trials, always_y, found) for found in (oracle(trials), hindsight(trials)))
+    assert lower.mean < upper.mean == 0
+
+
 def test_known_regrets() -> None:
     trials = [
         trial(data, seed, {"good": good, "bad": good - loss}, size=size)
@@ -142,6 +155,33 @@ def test_bootstrap_against_the_closed_form() -> None:
     assert (found.low, found.high) == pytest.approx(
         (values.mean() - 1.96 * exact, values.mean() + 1.96 * exact), abs=0.15 * exact + 0.02
     )
+
+
+def test_students_t_over_families() -> None:
+    values = np.random.default_rng(3).normal(1.0, 2.0, 6)
+    found = bootstrap([[v] for v in values])
+    assert found is not None
+    assert found.df == 5
+    half = 2.571 * values.std(ddof=1) / np.sqrt(6)
+    assert (found.t_low, found.t_high) == pytest.approx((values.mean() - half, values.mean() + half))
+    assert found.t_high - found.t_low > found.high - found.low
+    twins = bootstrap([[v, v] for v in values])
+    assert twins is not None
+    assert (twins.t_low, twins.t_high) == pytest.approx((found.t_low, found.t_high))
+    many = bootstrap([[float(v)] for v in range(60)])
+    assert many is not None
+    assert many.df == 59
+
+
+def test_pairs_are_of_the_same_trials() -> None:
+    trials = [trial(f"d{i}", s, {"x": 0.8, "y": 0.7 - 0.4 * s}) for i in range(4) for s in (0, 1)]
+    best = {t.key: ("x", 0.8) for t in trials}
+    mine = regrets(trials, {t.key: t.arms["x"].accuracy for t in trials}, best)
+    first = regrets(trials, {t.key: t.arms["y"].accuracy for t in trials if t.seed == "0"}, best)
+    found = paired(mine, first)
+    assert found is not None
+    assert found.mean == pytest.approx(10)
+    assert len(mine.shared(first).trials) == 4
 
 
 def test_relatives_are_one_witness() -> None:
