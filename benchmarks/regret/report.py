@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.regret import figures, rivals
 from benchmarks.regret.ablations import ablated
 from benchmarks.regret.arms import ARMS, AUTO, RACE
-from benchmarks.regret.calibrate import calibrated, single_scorers
+from benchmarks.regret.calibrate import arm_a_cell, calibrated, single_scorers
 from benchmarks.regret.recipes import told
 from benchmarks.regret.results import Results, Trial
 from benchmarks.regret.scored import score
@@ -16,6 +16,8 @@ from benchmarks.regret.summary import FEWEST, alone, oracle
 from benchmarks.regret.tables import (
     ablation_table,
     arms_table,
+    few_tested,
+    left_out_text,
     paired_table,
     partly_table,
     rules_table,
@@ -103,7 +105,7 @@ def basis(results: Results, keys: Mapping[str, str] | None = None) -> str:
         f"These tables rest on **{_count(len(data), 'data set')}** of {_count(len(families), 'family')}, sizes "
         f"{', '.join(sizes)} (labelled images a class), **{_count(len(seeds), 'seed')}**, "
         f"{_count(len(results.backbones), 'backbone')}: {_count(len(trials), 'trial')}, each with the arms "
-        f"{', '.join(results.arms)}.",
+        f"{_arms(results)}.",
         "",
         f"- Data sets: {', '.join(data)}.",
         *_versions(results, keys),
@@ -113,14 +115,36 @@ def basis(results: Results, keys: Mapping[str, str] | None = None) -> str:
         f"{_count(results.set_aside, 'row')} of other recipes or code versions; test sets too small to tell arms "
         f"apart: {', '.join(results.small) or 'none'}.",
     ]
-    missing = [n for n, arm in ARMS.items() if arm.kind == "arm" and n not in results.arms]
+    if results.partly:
+        lines.append(
+            f"- Measured in part, left out of the oracle and of the table of arms: {'; '.join(results.partly)}. Among "
+            "the rules they stand with the units that they were measured on."
+        )
+    measured = {name for names in results.arms.values() for name in names}
+    measured |= {said.split(" (")[0] for said in results.partly}
+    measured |= {name for t in trials for name in t.others}
+    missing = [n for n, arm in ARMS.items() if arm.kind != "no net" and n not in measured]
     if missing:
-        lines.append(f"- Not measured: {', '.join(missing)}.")
+        lines.append(f"- Not measured: {_listed(missing)}.")
+    if results.uneven:
+        many = _count(len(results.uneven), "group")
+        lines.append(
+            f"- **{many} of rows were tested on different numbers of images**, so their splits are not the same: "
+            f"{'; '.join(results.uneven)}."
+        )
     if len(results.commits) > 1:
         lines.append(f"- **Rows of {len(results.commits)} commits stand side by side.**")
     if len(families) < FEWEST:
         lines.append(f"- **Fewer than {FEWEST} families: no intervals are given, and little follows.**")
     return "\n".join(lines) + "\n"
+
+
+def _arms(results: Results) -> str:
+    """The arms of the trials; of each backbone where they differ."""
+    found = {name: _listed(results.arms[name]) for name in results.backbones}
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return "; ".join(f"{names} ({backbone})" for backbone, names in found.items())
 
 
 def _versions(results: Results, keys: Mapping[str, str] | None) -> list[str]:
@@ -163,7 +187,9 @@ def section(
     parts.append(NOTE if autos or races else "")
     parts.append(ablation_table(score(ablated(trials), trials, best)))
     parts.append(thresholds_text(trials))
+    parts.append(left_out_text(scored))
     parts.append(arms_table(trials))
+    parts.append(few_tested(scored, trials))
     stem = "".join(c if c.isalnum() else "-" for c in title).strip("-")
     draws: Pictures = {
         "rules": lambda: figures.bars({s.rival.name: (s.regrets, alone(s.regrets)) for s in scored}),
@@ -180,14 +206,17 @@ def section(
 def rules(trials: Sequence[Trial]) -> list[rivals.Rival]:
     """Every rule that has something to go by in these rows."""
     fitted = [rival for rival in (calibrated(trials),) if rival is not None]
+    celled = [rival for rival in (arm_a_cell(trials),) if rival is not None]
     found = [
         rivals.auto_choice(trials),
         rivals.auto_as_run(trials),
         *rivals.raced(trials),
         *fitted,
         *rivals.always(trials, list(trials[0].arms)),
+        *rivals.partly(trials),
         *rivals.published(trials),
         rivals.textbook_by_counts(trials),
+        *celled,
         *single_scorers(trials),
         rivals.random_arm(trials),
         rivals.best_single(trials),
@@ -195,6 +224,11 @@ def rules(trials: Sequence[Trial]) -> list[rivals.Rival]:
         rivals.validating(trials),
     ]
     return [rival for rival in found if rival.scores]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """With quotes around those that have a comma of their own."""
+    return ", ".join(f'"{name}"' if "," in name else name for name in names)
 
 
 def _count(n: int, noun: str) -> str:

@@ -10,7 +10,7 @@ sizes it was measured at.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +25,8 @@ Scores = Mapping[TrialKey, float]
 DRAWS = 10_000
 FEWEST = 4
 """Families below which an interval over them would be pretence."""
+LEAST_GAP = 0.1
+"""Points between the single best arm and the oracle below which a share of them would be a division by noise."""
 _T975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
@@ -118,7 +120,11 @@ class Regrets:
 
     def shared(self, other: Regrets) -> Regrets:
         """On the trials that another rule has too: the same units, and of them the same seeds."""
-        return Regrets({key: v for key, v in self.trials.items() if key in other.trials}, self.families)
+        return self.only(other.trials)
+
+    def only(self, keys: Container[TrialKey]) -> Regrets:
+        """On some of the trials."""
+        return Regrets({key: v for key, v in self.trials.items() if key in keys}, self.families)
 
 
 def regrets(trials: Sequence[Trial], scores: Scores, best: Mapping[TrialKey, tuple[str, float]]) -> Regrets:
@@ -131,8 +137,8 @@ def regrets(trials: Sequence[Trial], scores: Scores, best: Mapping[TrialKey, tup
 
 
 def gap_closed(mine: Regrets, best_single: Regrets) -> float | None:
-    """Share of the way from the single best arm to the oracle; None where the two do not differ."""
-    return None if best_single.mean <= 1e-9 else 1 - mine.mean / best_single.mean
+    """Share of the way from the single best arm to the oracle; None where the two hardly differ."""
+    return None if best_single.mean < LEAST_GAP else 1 - mine.mean / best_single.mean
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,11 @@ from benchmarks.regret.calibrate import fit_thresholds
 from benchmarks.regret.results import Trial
 from benchmarks.regret.scored import Best, Scored, cost, gap
 from benchmarks.regret.summary import FEWEST, Interval, paired
+from finetune.strategy.decision import SHRUNK, SOLVED, TINY
 from finetune.strategy.table import THRESHOLDS
+
+TESTED = 200
+"""Distinct test images below which a data set is marked."""
 
 
 def rules_table(
@@ -129,6 +133,21 @@ def thresholds_text(trials: Sequence[Trial]) -> str:
     return f"Fitted on all of these rows the thresholds would be: {listed}. (The table above judges them left out.)\n"
 
 
+def left_out_text(scored: Sequence[Scored]) -> str:
+    """What the rules that are fitted on other families still owe to these; nothing where there are none."""
+    if not any(item.rival.name.endswith("left out") for item in scored):
+        return ""
+    return (
+        f"Thresholds left out: the {len(vars(THRESHOLDS))} numbers that cut the two axes are fitted on the other "
+        "families, and nothing else. Not left out, and set with data sets like these in view: the parts of similarity "
+        "with their weights (.4, .2, .4) and end points, which strategy stands in which cell, the fewest images for "
+        f"tuning ({TINY:g} a class), the share of the network's own image size below which images count as shrunk "
+        f"({SHRUNK:.2f}), the error that counts as solved ({SOLVED:.1%}), and all learning rates and schedules. An arm "
+        "a cell, left out: the cells are today's, but the arm in each is the best of the other families; so the "
+        "strategies of the cells are left out, and the axes are not.\n"
+    )
+
+
 def arms_table(trials: Sequence[Trial]) -> str:
     """Mean test accuracy of each arm on each unit, the best in bold."""
     units: dict[tuple[str, str, str], list[Trial]] = {}
@@ -141,11 +160,39 @@ def arms_table(trials: Sequence[Trial]) -> str:
         means = [100 * float(np.mean([t.arms[arm].accuracy for t in members])) for arm in arms]
         cells = [f"**{value:.1f}**" if value == max(means) else f"{value:.1f}" for value in means]
         chosen = sorted({t.chosen or t.record["decision"]["chosen"] for t in members if t.record is not None})
-        counts = f"{members[0].train_n} / {members[0].test_n}"
+        counts = f"{members[0].train_n} / {members[0].test_n}{'*' if _few(members) else ''}"
         lines.append(
             f"| {data} | {size} | {counts} | " + " | ".join(cells) + f" | {', '.join(chosen) or '-'} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def few_tested(scored: Sequence[Scored], trials: Sequence[Trial]) -> str:
+    """What the mark in the table of arms means, and the mean regrets without those data sets."""
+    data: dict[tuple[str, str], list[Trial]] = {}
+    for trial in trials:
+        data.setdefault((trial.backbone, trial.data), []).append(trial)
+    few = {key for key, members in data.items() if _few(members)}
+    if not few:
+        return ""
+    names = ", ".join(sorted(name for _, name in few))
+    said = (
+        f"\\* Fewer than {TESTED} test images a seed, whatever their sum: {names}. Seeds share them where the data set "
+        "brings its test set, and overlap where it is carved out."
+    )
+    kept = {t.key for t in trials if (t.backbone, t.data) not in few}
+    without = [
+        f"{item.rival.name} {lower.mean:.2f} .. {upper.mean:.2f}"
+        for item in scored
+        if item.rival.name.startswith(("auto", "best single", "always linear"))
+        and len(lower := item.regrets.only(kept))
+        and len(upper := item.upper.only(kept))
+    ]
+    return said + (f" Mean regret without them: {'; '.join(without)}." if without else "") + "\n"
+
+
+def _few(trials: Sequence[Trial]) -> bool:
+    return max(trial.test_n for trial in trials) < TESTED
 
 
 def _change(whole: Scored, item: Scored) -> float | None:
@@ -156,9 +203,9 @@ def _change(whole: Scored, item: Scored) -> float | None:
 
 def _gap(item: Scored, reference: Scored | None) -> str:
     lower, upper = gap(item, reference)
-    if lower is None and upper is not None:
-        return f"{upper:.0%} h"
-    return _percent(lower)
+    value = upper if lower is None else lower
+    mark = " h" if lower is None and upper is not None else ""
+    return f"< -999%{mark}" if value is not None and value < -9.99 else _percent(value) + mark
 
 
 def _units(item: Scored, scored: Sequence[Scored]) -> str:

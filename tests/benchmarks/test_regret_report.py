@@ -156,6 +156,42 @@ def test_rules_measured_in_part_are_compared_on_their_own_trials() -> None:
     assert "rule on the trials of" not in render(*results(table()))[0]
 
 
+def test_arms_and_schedules_measured_in_part_are_rules_on_their_units() -> None:
+    rows = [*table()]
+    for seed in (0, 1):
+        rows += [row("a", "100", seed, "scratch", 0.3, "1"), row("b", "100", seed, "fastai", 0.91, "1")]
+        rows += [row(data, "100", seed, "plain-full", 0.5, "1") for data in "abcd"]
+    made, _ = render(*results(rows))
+    assert "8 trials, each with the arms linear, partial, full, plain-full." in made  # 80% are most
+    rows = [r for r in rows if (r["arm"], r["data"]) != ("plain-full", "d")]
+    made, _ = render(*results(rows))
+    assert "10 trials, each with the arms linear, partial, full." in made
+    assert "table of arms: plain-full (6 of 10 groups of rows); scratch (2 of 10 groups of rows)." in made
+    assert line(made, "always scratch")[1:3] == ["60.00", "60.00"]
+    assert [line(made, name)[8] for name in ("always scratch", "always plain-full", "fastai")] == [
+        "**1 of 5**", "**3 of 5**", "**1 of 5**"]  # fmt: skip
+    at = made.index("| rule on the trials of")
+    assert line(made[at:], "auto, as run")[1:] == ["1.00 .. 1.00", "1.00 .. 1.00", "1.00 .. 1.00"]
+    assert "plain-full" not in made[made.index("| data set | size") :].splitlines()[0]
+    assert 'Not measured: multistage, norm-bias, lp-ft, "partial, best stages"' in made
+
+
+def test_small_test_sets_are_marked_and_told_apart() -> None:
+    rows = [{**r, "test_n": "100" if r["data"] == "a" else "300"} for r in table()]
+    made, _ = render(*results(rows))
+    assert "| a | 100 | 100 / 100* |" in made
+    assert "| b | 100 | 100 / 300 |" in made
+    assert "whatever their sum: a. Seeds share" in made
+    assert "best single (partial) 2.00 .. 2.00" in made  # two of the four others
+    assert "test images a seed" not in render(*results([{**r, "test_n": "300"} for r in table()]))[0]
+
+
+def test_what_left_out_leaves_in_is_told() -> None:
+    made, _ = render(*results(table()))
+    assert "Not left out, and set with data sets like these in view: the parts of similarity" in made
+    assert line(made, "an arm a cell, left out")[8] == "5"
+
+
 def test_no_gap_is_given_where_the_arms_lack_what_auto_does() -> None:
     own, tuned = results(table())
     made, _ = render(own, tuned, whole=own)

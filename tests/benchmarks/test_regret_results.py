@@ -55,14 +55,40 @@ def test_what_is_left_out_is_counted() -> None:
         row("a", "25", 0, "linear", 0.1, recipe="other"),
         row("d", "25", 0, "linear", None),
     ]
-    found = collect(rows, {}, {})
+    both = ["linear", "partial"]
+    found = collect(rows, {}, {}, arms=both)
     assert [t.key for t in found.trials] == [("net@1", "a", "25", "0"), ("net@1", "a", "25", "1")]
     assert (found.incomplete, found.set_aside, found.failed_rows) == (2, 1, 1)
     assert found.small == ("c at 25 (net@1)",)
-    assert len(collect(rows, {}, {}, min_test=1).trials) == 3
+    assert len(collect(rows, {}, {}, arms=both, min_test=1).trials) == 3
     assert len(collect(rows, {}, {}, arms=["linear"]).trials) == 3
     assert [t.arms.keys() for t in collect(rows, {}, {}, recipes=["other"]).trials] == [{"linear"}]
     assert collect([], {}, {}).trials == ()
+
+
+def test_a_few_rows_of_an_arm_do_not_empty_the_tables() -> None:
+    rows = rows_of({data: {"linear": [0.5, 0.5], "partial": [0.6, 0.6]} for data in "abcde"})
+    rows = [r for r in rows if (r["data"], r["seed"], r["arm"]) != ("e", "1", "partial")]
+    rows += [row("a", "25", seed, "scratch", 0.1, "1") for seed in (0, 1)]
+    rows += [row("a", "25", 0, "linear", 0.5, backbone="other@2")]
+    found = collect(rows, {}, {})
+    assert found.arms == {"net@1": ("linear", "partial"), "other@2": ("linear",)}
+    assert found.partly == ("scratch (2 of 10 groups of rows, net@1)",)
+    assert (len(found.trials), found.incomplete) == (10, 1)  # e's second seed lacks partial
+    scratch = [t.key[1:] for t in found.trials if "scratch" in t.others]
+    assert scratch == [("a", "25", "0"), ("a", "25", "1")]
+    asked = collect(rows, {}, {}, arms=["linear", "partial", "scratch"])
+    assert [t.key[1:] for t in asked.trials] == scratch
+    assert (
+        collect([row("a", "5", 0, "linear", 0.5), row("b", "5", 0, "multistage", 0.5)], {}, {}).trials == ()
+    )
+
+
+def test_rows_of_another_split_are_told() -> None:
+    rows = rows_of({"a": {"linear": [0.5, 0.5], "partial": [0.6, 0.6]}})
+    assert collect(rows, {}, {}).uneven == ()
+    rows[-1] = {**rows[-1], "test_n": "98"}
+    assert collect(rows, {}, {}).uneven == ("a at 25, seed 1 (100 and 98)",)
 
 
 def test_each_backbone_has_its_own_recipe() -> None:
@@ -136,6 +162,8 @@ def test_known_regrets() -> None:
     assert gap_closed(none, found) == 1
     assert gap_closed(found, found) == 0
     assert gap_closed(found, none) is None
+    hardly = regrets(trials, {t.key: t.arms["good"].accuracy - 0.0005 for t in trials}, best)
+    assert gap_closed(found, hardly) is None
 
 
 def test_seeds_are_averaged_before_the_worst_is_taken() -> None:
