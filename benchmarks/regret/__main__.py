@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--document", type=Path, default=Path("docs/regret.md"))
     report.add_argument(
-        "--arms", nargs="*", default=[], help="arms that may be chosen; default: all measured"
+        "--arms", nargs="*", default=[], help="arms that may be chosen; default: those in most rows"
     )
     report.add_argument(
         "--min-test", type=int, default=200, help="fewest test images of a unit, seeds together"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -31,7 +32,8 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 _WHOLE = (
     "From [cells.csv](../benchmarks/cells.csv). What `auto` does, tuning from a head on several stages, is none of "
-    "these arms: its regret can be below 0, and then the arms lack it. So no share of a gap is given."
+    "these arms: its regret can be below 0, and then the arms lack it. So no share of a gap is "
+    "given, and the upper bound is one among these arms only."
 )
 
 Pictures = dict[str, Callable[[], bytes]]
@@ -99,11 +101,14 @@ def basis(results: Results, keys: Mapping[str, str] | None = None) -> str:
     trials = results.trials
     data = sorted({t.data for t in trials})
     families = sorted({t.family for t in trials})
-    seeds = sorted({t.seed for t in trials}, key=int)
+    repeats = sorted(Counter(t.unit for t in trials).values())
+    seeds = (
+        _count(repeats[0], "seed") if repeats[0] == repeats[-1] else f"{repeats[0]} to {repeats[-1]} seeds"
+    )
     sizes = sorted({t.size for t in trials}, key=lambda s: (s == "all", int(s) if s.isdigit() else 0))
     lines = [
         f"These tables rest on **{_count(len(data), 'data set')}** of {_count(len(families), 'family')}, sizes "
-        f"{', '.join(sizes)} (labelled images a class), **{_count(len(seeds), 'seed')}**, "
+        f"{', '.join(sizes)} (labelled images a class), **{seeds}** a unit, "
         f"{_count(len(results.backbones), 'backbone')}: {_count(len(trials), 'trial')}, each with the arms "
         f"{_arms(results)}.",
         "",
@@ -190,9 +195,13 @@ def section(
     parts.append(left_out_text(scored))
     parts.append(arms_table(trials))
     parts.append(few_tested(scored, trials))
+    most = max(len(s.regrets) for s in scored)
     stem = "".join(c if c.isalnum() else "-" for c in title).strip("-")
     draws: Pictures = {
-        "rules": lambda: figures.bars({s.rival.name: (s.regrets, alone(s.regrets)) for s in scored}),
+        # Rules on other units have other oracles: their bars would stand beside what they cannot be compared with.
+        "rules": lambda: figures.bars(
+            {s.rival.name: (s.regrets, alone(s.regrets)) for s in scored if len(s.regrets) == most}
+        ),
         "sizes": lambda: figures.by_size(trials),
     }
     if any(t.record is not None for t in trials):

@@ -64,7 +64,7 @@ def hindsight(trials: Sequence[Trial]) -> dict[TrialKey, tuple[str, float]]:
     units: dict[Unit, list[Trial]] = defaultdict(list)
     for trial in trials:
         units[trial.unit].append(trial)
-    found = {}
+    found: dict[TrialKey, tuple[str, float]] = {}
     for members in units.values():
         arms = list(members[0].arms)
         best = arms[int(np.argmax([np.mean([t.arms[name].accuracy for t in members]) for name in arms]))]

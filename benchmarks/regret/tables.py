@@ -41,6 +41,11 @@ def rules_table(
         "hindsight; with an h at the upper bound, because at the lower one that arm leaves no gap. Cost: seconds as a "
         "share of training every arm, which is what the oracle takes.",
     ]
+    lone = sum(trial.key not in best for trial in trials)
+    if lone:
+        lines[-1] += (
+            f" Without another seed there is no oracle: {lone} of {len(trials)} trials, in the last table only."
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -80,7 +85,7 @@ def paired_table(autos: Sequence[Scored], scored: Sequence[Scored]) -> str:
         return "Auto was not measured in these trials.\n"
     mine, lines, df = autos[0], [], set()
     for item in scored:
-        interval = None if item in autos else paired(mine.regrets, item.regrets)
+        interval = None if item is mine else paired(mine.regrets, item.regrets)
         if interval is not None:
             df.add(interval.df)
             shared = item.regrets.shared(mine.regrets)
@@ -162,7 +167,7 @@ def arms_table(trials: Sequence[Trial]) -> str:
         chosen = sorted({t.chosen or t.record["decision"]["chosen"] for t in members if t.record is not None})
         counts = f"{members[0].train_n} / {members[0].test_n}{'*' if _few(members) else ''}"
         lines.append(
-            f"| {data} | {size} | {counts} | " + " | ".join(cells) + f" | {', '.join(chosen) or '-'} |"
+            f"| {data} | {size} | {counts} | " + " | ".join(cells) + f" | {'; '.join(chosen) or '-'} |"
         )
     return "\n".join(lines) + "\n"
 
