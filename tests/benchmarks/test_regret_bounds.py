@@ -115,4 +115,7 @@ def test_a_trial_without_another_seed_is_told() -> None:
     rows = [r for r in table() if (r["data"], r["seed"]) != ("e", "1")]
     made, _ = render(*results(rows))
     assert "**1 to 2 seeds** a unit" in made
-    assert "Without another seed there is no oracle: 1 of 9 trials, in the last table only." in made
+    assert (
+        "Without another seed there is no oracle: 1 of 9 trials, in the table of arms and among single trials only."
+        in made
+    )
