@@ -38,7 +38,8 @@ def bars(found: Mapping[str, tuple[Regrets, Interval | None]]) -> bytes:
             axes.plot([interval.t_low, interval.t_high], [row, row], color="black", linewidth=1)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set(
-        xlabel="mean regret, points; lines: 95%, t over families", title="what choosing by each rule costs"
+        xlabel="mean regret (lower bound), points; lines: 95%, t over families",
+        title="what choosing by each rule costs",
     )
     axes.axvline(0, color="black", linewidth=0.8)
     _plain(axes, "x")

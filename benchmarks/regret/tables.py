@@ -44,7 +44,8 @@ def rules_table(
     lone = sum(trial.key not in best for trial in trials)
     if lone:
         lines[-1] += (
-            f" Without another seed there is no oracle: {lone} of {len(trials)} trials, in the table of arms and among single trials only."
+            f" Without another seed there is no oracle: {lone} of {len(trials)} trials, in the table of arms and among "
+            "single trials only."
         )
     return "\n".join(lines) + "\n"
 
