@@ -77,7 +77,7 @@ def sweep(
 
 def show_sweep(found: SweepResult, story: Any, quiet: bool) -> None:
     """The best five with their intervals, the verdict, where everything is."""
-    from finetune.search.board import brief, interval
+    from finetune.search.board import brief, interval, tied_line
     from finetune.search.measure import named, shown
 
     def figure(score: float) -> str:
@@ -99,6 +99,8 @@ def show_sweep(found: SweepResult, story: Any, quiet: bool) -> None:
         screen.heading(f"The best on {found.images:,} validation images")
         columns = ("trial", found.task.loss_name, named(found.task), "95% interval", "epochs", "values")
         screen.show(screen.table(columns, rows, right=(1, 2, 3, 4), shrink=5))
+        if (tied := tied_line(found.rows)) is not None:
+            screen.say(tied)
         screen.say()
     screen.say(found.verdict)
     story.ending(found.run.path, found.run.result)

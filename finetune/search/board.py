@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,8 @@ class Row:
     seconds: float = math.nan
     reason: str = ""
     """Why it did not finish."""
+    head_alone: bool = False
+    """Whether nothing of its training was kept, but the head that was solved before it."""
     path: Path = field(default=Path())
 
     @property
@@ -81,7 +84,11 @@ def rows_of(study: optuna.Study, stage: str, folder: Path) -> list[Row]:
     found = []
     for trial in study.get_trials(deepcopy=False):
         facts = trial.user_attrs
-        kept = {k: facts[k] for k in ("epochs", "log_loss", "accuracy", "seconds", "reason") if k in facts}
+        kept = {
+            k: facts[k]
+            for k in ("epochs", "log_loss", "accuracy", "seconds", "reason", "head_alone")
+            if k in facts
+        }
         values = dict(trial.params or trial.system_attrs.get("fixed_params", {}))
         found.append(
             Row(
@@ -138,6 +145,22 @@ def verdict(best: Row, default: Row | None, rivals: int, metric: str, task: Task
     return f"{told}: no more than the luckiest of {rivals} trials may show. The default is as good a choice."
 
 
+def tied_line(rows: Sequence[Row]) -> str | None:
+    """What is said where several finished trials have the same figures, because none of their trainings was kept.
+
+    >>> heads = [Row("coarse", n, "complete", n == 0, {}, 9, 0.5, 0.9, head_alone=True) for n in range(3)]
+    >>> tied_line(heads), tied_line(heads[:1])
+    ('3 trials kept the head alone: tied at 0.500.', None)
+    """
+    alone = Counter(f"{r.log_loss:.3f}" for r in rows if r.head_alone and r.state == "complete")
+    told = [
+        f"{count} trials kept the head alone: tied at {loss}."
+        for loss, count in alone.most_common()
+        if count > 1
+    ]
+    return " ".join(told) or None
+
+
 def interval(row: Row, images: int, task: Task = SINGLE_LABEL) -> tuple[float, float]:
     """95% interval of the score: Wilson's of an accuracy; else by the bootstrap over the images, of R2 with the
     variance held; NaN where the trial's figures are gone."""
@@ -186,6 +209,22 @@ def importances(study: optuna.Study, space: Sequence[Dimension]) -> dict[str, fl
             params=[d.key for d in space if all(d.key in t.params for t in done)],
         )
     return {key: float(value) for key, value in found.items() if math.isfinite(value)}
+
+
+def no_plot_line(ended: int) -> str:
+    """Why there is no importance plot, where so many trials of the coarse stage ended.
+
+    >>> no_plot_line(5)
+    'No importance plot: 5 of the 8 trials that it takes ended; --pruner none stops none of them early.'
+    >>> no_plot_line(9)
+    'No importance plot: 9 trials ended, with figures too much alike to tell keys apart.'
+    """
+    if ended >= ENOUGH:
+        return f"No importance plot: {ended} trials ended, with figures too much alike to tell keys apart."
+    return (
+        f"No importance plot: {ended} of the {ENOUGH} trials that it takes ended; --pruner none stops none of them "
+        "early."
+    )
 
 
 def importance_plot(shares: dict[str, float]) -> bytes:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,13 +71,6 @@ class Crew:
     def task(self) -> Task:
         """What all trials learn."""
         return self.setup.bundle.task
-
-    @cached_property
-    def chance(self) -> float:
-        """The training loss of guessing."""
-        from finetune.training.objectives import objective_of
-
-        return objective_of(self.setup.bundle.train).chance
 
     def rows(self) -> list[board.Row]:
         """All trials of all stages."""
@@ -156,16 +149,17 @@ class Crew:
         default = bool(trial.user_attrs.get("default"))
         path = self.out / "trials" / board.trial_name(stage.name, trial.number)
         watch = Watch(
-            self.listener, trial, metric=self.settings.metric, chance=self.chance,
-            keep=default, deadline=self.deadline, alive=self.alive,
+            self.listener, trial, metric=self.settings.metric, keep=default, deadline=self.deadline, alive=self.alive,
         )  # fmt: skip
         state = TrialState.PRUNED
         try:
             values = studies.suggest(trial, space) if not default or self._inside(space) else {}
             recipe = self.recipe(values, default, epochs)
-            outcome = run_trial(recipe, self.setup, path, watch)
+            outcome = run_trial(recipe, self.setup, path, watch, undo=default)
         except (Dropped, TrainingError) as error:
-            reason = str(error) if isinstance(error, Dropped) else "training diverged"
+            reason = (
+                str(error) if isinstance(error, Dropped) else f"training diverged: {_first_sentence(error)}"
+            )
         except (KeyboardInterrupt, Interrupted):
             with self.mutex.held():
                 studies.give_up(study, study.get_trials(deepcopy=False)[trial.number])
@@ -191,7 +185,7 @@ class Crew:
 
     def _keep(self, study: optuna.Study, trial: optuna.Trial, outcome: Outcome) -> None:
         """Write the figures down, and keep the weights of the best trial only."""
-        for key in ("log_loss", "accuracy", "seconds"):
+        for key in ("log_loss", "accuracy", "seconds", "head_alone"):
             trial.set_user_attr(key, getattr(outcome, key))
         value = outcome.accuracy if self.settings.maximize else outcome.log_loss
         with self.mutex.held():
@@ -260,6 +254,15 @@ class Crew:
             if row.state in ("complete", "pruned", "failed") and row.name not in self._announced:
                 self._announced.add(row.name)
                 self.listener.on_message(row.told(self.task))
+
+
+def _first_sentence(error: Exception) -> str:
+    """What an error says, without the advice.
+
+    >>> _first_sentence(ValueError("The smoothed loss is more than 3 times the first (0.7) at step 9. Lower it."))
+    'The smoothed loss is more than 3 times the first (0.7) at step 9'
+    """
+    return re.split(r"\.\s", str(error).splitlines()[0], maxsplit=1)[0].rstrip(".")
 
 
 def _counts(state: str, reason: str) -> bool:
