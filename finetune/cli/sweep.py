@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from finetune import start
 from finetune.cli import screen
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def sweep(
         found = search(
             resolved, space=spaces or None, trials=trials, time_limit=time_limit, processes=processes,
             metric=metric, sampler=sampler, pruner=pruner, storage=storage, out=out, listener=story,
-            go_on=shlex.join(["finetune", *sys.argv[1:]]),
+            go_on=shlex.join(["finetune", *sys.argv[1:]]), began=start.began(),
         )  # fmt: skip
         show_sweep(found, story, quiet)
 

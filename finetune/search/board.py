@@ -100,20 +100,20 @@ def rows_of(study: optuna.Study, stage: str, folder: Path) -> list[Row]:
 
 
 def ranked(rows: Sequence[Row], metric: str) -> list[Row]:
-    """Finished trials, those on whole schedules before those on short ones, the best first."""
+    """Finished trials, those on longer schedules before those on shorter ones, whatever their stage; the best first."""
     done = [row for row in rows if row.state == "complete"]
-    return sorted(done, key=lambda row: (row.stage != "fine", row.value(metric), row.number))
+    return sorted(done, key=lambda row: (-row.epochs, row.value(metric), row.stage != "fine", row.number))
 
 
 def best_of(rows: Sequence[Row], metric: str) -> Row | None:
-    """The best finished trial of the last stage that has any."""
+    """The best finished trial of those that trained longest."""
     return next(iter(ranked(rows, metric)), None)
 
 
 def default_for(best: Row, rows: Sequence[Row]) -> Row | None:
     """The default on a schedule as long as the best's, to compare it with."""
-    alike = [r for r in rows if r.default and r.state == "complete" and r.stage == best.stage]
-    return alike[0] if alike else None
+    alike = [r for r in rows if r.default and r.state == "complete" and r.epochs == best.epochs]
+    return min(alike, key=lambda row: row.stage != best.stage, default=None)
 
 
 def verdict(best: Row, default: Row | None, rivals: int, metric: str, task: Task = SINGLE_LABEL) -> str:
@@ -125,7 +125,7 @@ def verdict(best: Row, default: Row | None, rivals: int, metric: str, task: Task
     what = named(task) if metric == task.score else task.loss_name
     if default is None:
         return "The default did not finish on as many epochs: nothing to compare the best with."
-    if best.number == default.number:
+    if best.name == default.name:
         return "No trial was better than the default."
     mine, theirs = Outcome.load(best.path), Outcome.load(default.path)
     if mine is None or theirs is None or len(mine.losses) != len(theirs.losses):

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,8 +58,13 @@ class Crew:
 
     def work(self) -> None:
         """All stages. Raises KeyboardInterrupt where it is stopped, FinetuneError where no trial can be run."""
-        for stage in self.settings.stages(self.trials):
-            self._stage(stage)
+        coarse, *fine = self.settings.stages(self.trials)
+        self._stage(coarse)
+        for stage in fine:
+            if self._worth_while(stage):
+                self._stage(stage)
+            else:  # its trials and its time go to the coarse stage
+                self._stage(replace(coarse, trials=self.trials))
 
     def study(self, stage: str) -> optuna.Study:
         """The trials of a stage."""
@@ -82,6 +88,29 @@ class Crew:
     def done(self) -> int:
         """Trials that are over and count."""
         return sum(_counts(row.state, row.reason) and row.state != "running" for row in self.rows())
+
+    def _worth_while(self, stage: Stage) -> bool:
+        """Whether there is time for a fine stage: for the default and the best so far on schedules no shorter than
+        the coarse ones. The first process that comes so far says it for all."""
+        study, epochs = self.study(stage.name), self._coarse_epochs()
+        with self.mutex.held():
+            known = study.user_attrs
+            if "epochs" in known or self.deadline is None or not self.settings.epochs:
+                return True
+            if known.get("left_out") == self.deadline:
+                return False
+            rounds = 1 if self.parallel else 2  # processes carry the two out side by side
+            if rounds * _MARGIN * self._seconds(epochs) <= self.deadline - time.time():
+                return True
+            study.set_user_attr("left_out", self.deadline)
+        self.listener.on_message(
+            f"No fine stage: the time left does not reach for trials of {epochs} epochs or more, as many as the coarse "
+            "ones had. What is left goes on with those."
+        )
+        return False
+
+    def _coarse_epochs(self) -> int:
+        return int(self.study("coarse").user_attrs.get("epochs", 0))
 
     # --- one stage --------------------------------------------------------------------------------------
 
@@ -217,6 +246,8 @@ class Crew:
         each = mine / stage.trials / (_MARGIN * self._seconds(full))
         one = 0.5 * left / (_MARGIN * self._seconds(full))
         lowest = max(1, min(round(0.1 * full), int(one * full)))
+        if stage.name == "fine":  # fewer trials rather than shorter ones
+            lowest = max(lowest, self._coarse_epochs())
         return max(lowest, min(wanted, int(each * full)))
 
     def _fits(self, stage: Stage, epochs: int) -> bool:

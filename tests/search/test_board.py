@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +87,18 @@ def test_other_tasks_are_judged_by_their_own_figures(
     assert np.isnan(board.interval(better, 200, task)).all()
 
 
-def test_whole_schedules_rank_before_short_ones(tmp_path: Path) -> None:
-    short = row(tmp_path, 0, np.full(4, 0.1), stage="coarse")
+def test_longer_schedules_rank_before_shorter_ones_whatever_their_stage(tmp_path: Path) -> None:
+    short = replace(row(tmp_path, 0, np.full(4, 0.1), stage="coarse"), epochs=2)
     worse, better = row(tmp_path, 1, np.full(4, 0.9)), row(tmp_path, 2, np.full(4, 0.5))
     pruned = Row("fine", 3, "pruned", False, {})
     rows = [short, worse, better, pruned]
     assert [r.name for r in board.ranked(rows, "log-loss")] == ["fine-0002", "fine-0001", "coarse-0000"]
     assert board.best_of([pruned], "log-loss") is None
-    assert board.default_for(better, [row(tmp_path, 4, np.ones(4), stage="coarse", default=True)]) is None
+    default = row(tmp_path, 4, np.ones(4), stage="coarse", default=True)
+    assert board.default_for(better, [replace(default, epochs=2)]) is None
+    assert board.default_for(better, [default]) is default
+    long = replace(short, epochs=6)  # of a sweep whose time was cut: the fine trials had fewer epochs
+    assert board.best_of([worse, better, long], "log-loss") is long
 
 
 def test_the_interval_is_wilsons(tmp_path: Path) -> None:
@@ -207,8 +212,6 @@ def test_one_sweep_at_a_time(tmp_path: Path) -> None:
 
 
 def test_trials_are_divided_into_stages() -> None:
-    from dataclasses import replace
-
     from finetune.recipe import Recipe
     from finetune.search.settings import Settings
 
