@@ -267,7 +267,12 @@ class Pipeline:
         ranks.on_main(write)
 
     def _elapsed(self) -> float:
-        return self.earlier + time.monotonic() - self.began
+        # The deadline knows of attempts that were killed too.
+        return (
+            self.deadline.spent()
+            if self.deadline is not None
+            else self.earlier + time.monotonic() - self.began
+        )
 
     # --- stopping -------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ REFIT = 0.25
 length is worth more than the validation images."""
 LATE_REFIT = 0.5
 """A refit that was planned is dropped where it would get less than this share of the first training's time."""
-_FIGURES, _FILES = 4.0, 2.5
+_FIGURES, _FILES = 4.5, 2.5
 """Seconds for the end: loading the drawing library, drawing, giving the memory back; and without figures ..."""
 _OF_START, _LONGEST = 2.0, 20.0
 """... but at least this multiple of what the start took, up to so many seconds: both load libraries, and a machine that

@@ -94,7 +94,7 @@ def test_a_resumed_phase_gets_what_is_left_and_no_more_than_before() -> None:
 
 def test_a_slow_start_makes_a_slow_end() -> None:
     cost = Cost((1.0, 20.0, 1.0, 30.0), 10.0, 0.01, 0.02, (0.0, 2.0, 0.0, 3.0))
-    assert Needs.of(PLAN, cost, figures=True, start=1.0).ending == 13 + 4
+    assert Needs.of(PLAN, cost, figures=True, start=1.0).ending == 13 + 4.5
     assert Needs.of(PLAN, cost, figures=False, start=0.0).ending == 13 + 2.5
     assert Needs.of(PLAN, cost, figures=True, start=6.0).ending == 13 + 12
     found = Needs.of(PLAN, cost, figures=True, start=1.0)
