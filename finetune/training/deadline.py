@@ -23,9 +23,12 @@ LATE_REFIT = 0.5
 """A refit that was planned is dropped where it would get less than this share of the first training's time."""
 _FIGURES, _FILES = 4.5, 2.5
 """Seconds for the end: loading the drawing library, drawing, giving the memory back; and without figures ..."""
-_OF_START, _LONGEST = 2.0, 20.0
+_OF_START, _LONGEST = 1.5, 20.0
 """... but at least this multiple of what the start took, up to so many seconds: both load libraries, and a machine that
 is slow or busy is so at both ends."""
+_OVER = 2.0
+"""Training took half of its cost estimate, or less, where it was held against it (a CPU, small batches in fp32 beside
+whole ones in bf16): only what certainly does not fit is dropped before the pace is known."""
 _TEST = 1.3
 """The estimate of the test is multiplied by this."""
 _SHARE = 0.02
@@ -53,7 +56,7 @@ class Needs:
             s if phase.kind == "probe" else 0.0 for phase, s in zip(plan.phases, cost.phases, strict=True)
         ]
         files = max(_FIGURES if figures else _FILES, min(_OF_START * start, _LONGEST))
-        return cls(cost.epochs, tuple(heads), _TEST * cost.test + files)
+        return cls(tuple(each / _OVER for each in cost.epochs), tuple(heads), _TEST * cost.test + files)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for training.json."""

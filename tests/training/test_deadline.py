@@ -96,9 +96,10 @@ def test_a_slow_start_makes_a_slow_end() -> None:
     cost = Cost((1.0, 20.0, 1.0, 30.0), 10.0, 0.01, 0.02, (0.0, 2.0, 0.0, 3.0))
     assert Needs.of(PLAN, cost, figures=True, start=1.0).ending == 13 + 4.5
     assert Needs.of(PLAN, cost, figures=False, start=0.0).ending == 13 + 2.5
-    assert Needs.of(PLAN, cost, figures=True, start=6.0).ending == 13 + 12
+    assert Needs.of(PLAN, cost, figures=True, start=6.0).ending == 13 + 9
     found = Needs.of(PLAN, cost, figures=True, start=1.0)
     assert found.heads == (1, 0, 1, 0)
+    assert found.epochs == (0, 1, 0, 1.5), "half of the estimate"
     assert Needs.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
