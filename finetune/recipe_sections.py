@@ -171,7 +171,8 @@ class _Steps(Section):
     stop_at: float | None = Field(None, gt=0, le=1)
     """Stop when the validation accuracy (F1, R2) reaches this; 1.0: on a perfect score."""
     time: Annotated[float, BeforeValidator(seconds_of), Field(gt=0)] | None = None
-    """Time for the gradient training (90s, 10m, 1.5h): the schedule is shortened so that the LR comes to its end."""
+    """Time for the whole run from the start of the command (90s, 10m, 1.5h): schedules are shortened so that the LR
+    comes to its end; where even that is too long there is no refit, or no training but the head's."""
     label_smoothing: float | None = Field(None, ge=0, lt=1)
     """Mass moved from the label to the other classes."""
     clip_grad: float | None = Field(1.0, gt=0)
