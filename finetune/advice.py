@@ -148,8 +148,13 @@ def look_together(recipe: Recipe, setup: Setup, listener: Listener) -> None:
 
 def advised(recipe: Recipe, data: DataBundle | None = None, listener: Listener | None = None) -> Explanation:
     """Everything up to the plan, told to the listener like a run's beginning. Raises FinetuneError."""
+    from finetune.audit.glance import glance
+
     listener = listener or Listener()
-    found = decide(recipe, set_up(recipe, data, listener), listener)
+    setup = set_up(recipe, data, listener)
+    for line in glance(setup.bundle).messages(recipe.data.path):
+        listener.on_message(line)
+    found = decide(recipe, setup, listener)
     listener.on_decision(found.decision)
     listener.on_plan(found.plan)
     listener.on_explanation(found)

@@ -8,6 +8,7 @@ import numpy as np
 
 from finetune.data.folds import folds_of
 from finetune.data.imageset import DataBundle, ImageSet, Joined, Quarantined
+from finetune.data.leaking import enough, leaking, said
 from finetune.data.split_notes import copies, divided, leaks, rare
 from finetune.data.splits import carve, carve_groups, carve_least, limit
 from finetune.data.stratify import carve_labels, limit_labels
@@ -42,8 +43,10 @@ def split_sets(
     all, or train alone       test_fraction becomes the test set, val_fraction the validation set
     train, val                val is the *test* set (nothing is tuned on it), val_fraction of train validates
     train, test               val_fraction of train validates
-    train, val, test          used as they are
+    train, val, test          used as they are, but for val's exact copies of training images
     ========================  =====================================================================
+
+    Such copies are left out of validation. Where hardly any other image remains, validation is carved out of train.
 
     With ``folds`` the recipe's fold of all (of train and val, where given) is the test set, val_fraction of the others
     validates, and a given test set is left alone.
@@ -94,6 +97,11 @@ def split_sets(
         share = recipe.val_fraction / (1 - recipe.test_fraction)
     if recipe.folds is None:
         told += copies(pool)
+    if val is not None:
+        pool, val, found = _without_leaks(
+            pool, val, tracks, groups or {}, main, f"{share:.0%} of {called.get(main, main)}"
+        )
+        told += found
 
     if test is None:
         kept, held = tracks.carve(pool, recipe.test_fraction, seed)
@@ -113,6 +121,32 @@ def split_sets(
     told += rare(pool, val, test)
     told += leaks(pool, val, test)
     return DataBundle(pool, val, test, quarantined=quarantined, notes=tuple(told), source=source)
+
+
+def _without_leaks(
+    pool: ImageSet,
+    val: ImageSet,
+    tracks: _Tracks,
+    groups: Mapping[str, Sequence[object]],
+    main: str,
+    carved: str,
+) -> tuple[ImageSet, ImageSet | None, list[str]]:
+    """(training, validation, what is told): without validation images that training holds too.
+
+    None for validation where too few others remain; those are training images then.
+    """
+    leaked = leaking(pool, val)
+    if not leaked.any():
+        return pool, val, []
+    others = np.flatnonzero(~leaked)
+    if enough(val, leaked):
+        return pool, val.subset(others), [said(leaked, None)]
+    if len(others):
+        kept = np.concatenate([np.arange(len(pool)), len(pool) + others])
+        tracks.groups = _joined_tracks(pool, val, groups, main).groups
+        tracks.keep(kept)
+        pool = Joined(pool, val).subset(kept)
+    return pool, None, [said(leaked, carved)]
 
 
 def _limited(images: ImageSet, most: int, seed: int) -> np.ndarray:

@@ -56,8 +56,11 @@ def test_splits_depend_on_the_seed_alone(tmp_path: Path) -> None:
 
 
 def test_three_splits_are_used_as_they_are(tmp_path: Path) -> None:
+    first = 0
     for split, count in (("train", 6), ("val", 3), ("test", 2)):
-        write_tree(tmp_path / split, cat=count, dog=count)
+        for name in ("cat", "dog"):
+            write_class(tmp_path / split / name, count, first)
+        first += count
     bundle = load(tmp_path)
     assert [len(p) for p in (bundle.train, bundle.val, bundle.test)] == [12, 6, 4]
     assert all(n.startswith("val/") for n in names(bundle.val))
