@@ -9,6 +9,7 @@ import numpy as np
 from finetune.data.folds import folds_of
 from finetune.data.imageset import DataBundle, ImageSet, Joined, Quarantined
 from finetune.data.leaking import enough, leaking, said
+from finetune.data.sameness import repeated, require_different, too_few_different
 from finetune.data.split_notes import copies, divided, leaks, rare
 from finetune.data.splits import carve, carve_groups, carve_least, limit
 from finetune.data.stratify import carve_labels, limit_labels
@@ -69,7 +70,8 @@ def split_sets(
     called = dict(names or {})
     main = "all" if "all" in given else "train"
     pool, tracks = given[main], _Tracks((groups or {}).get(main))
-    told += divided(groups or {}, called)
+    require_different(pool)
+    told += [*divided(groups or {}, called), *repeated(pool)]
     val, test = given.get("val"), given.get("test")
     share = recipe.val_fraction
     if recipe.folds is not None:
@@ -249,7 +251,11 @@ def _require_some(train: ImageSet, val: ImageSet, test: ImageSet, recipe: DataRe
                 f"Got no {name} images instead: groups are never divided. Add images of other groups, or change "
                 "data.group_by."
             )
+        needed = (
+            "At least one class must have 3 different images to make training, validation and test sets. "
+        )
+        if copied := too_few_different(train):
+            raise DataError(needed + copied)
         raise DataError(
-            "At least one class must have 3 images to make training, validation and test sets. "
-            f"Got {most} for training in the largest class instead, and no {name} images. Add images."
+            f"{needed}Got {most} for training in the largest class instead, and no {name} images. Add images."
         )

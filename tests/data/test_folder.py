@@ -341,7 +341,7 @@ def test_nothing_readable(tmp_path: Path) -> None:
 
 
 def test_too_few_images(tmp_path: Path) -> None:
-    refused(write_tree(tmp_path, cat=1, dog=1), r"At least one class must have 3 images .* Got 1")
+    refused(write_tree(tmp_path, cat=1, dog=1), r"At least one class must have 3 different images .* Got 1")
 
 
 def test_unknown_labels(tmp_path: Path) -> None:
