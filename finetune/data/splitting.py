@@ -99,11 +99,10 @@ def split_sets(
         share = recipe.val_fraction / (1 - recipe.test_fraction)
     if recipe.folds is None:
         told += copies(pool)
+    leaky, found = val, ""
     if val is not None:
-        pool, val, found = _without_leaks(
-            pool, val, tracks, groups or {}, main, f"{share:.0%} of {called.get(main, main)}"
-        )
-        told += found
+        carved = f"{share:.0%} of {called.get(main, main)}"
+        pool, val, found = _without_leaks(pool, val, tracks, groups or {}, main, carved)
 
     if test is None:
         kept, held = tracks.carve(pool, recipe.test_fraction, seed)
@@ -117,7 +116,13 @@ def split_sets(
         told.append(f"{_LIMIT[pool.task.name].format(recipe.limit_per_class)} are used, {what}.")
     if val is None:
         kept, held = tracks.carve(pool, share, seed)
-        pool, val = pool.subset(kept), pool.subset(held)
+        if leaky is not None and not len(
+            held
+        ):  # too few images to carve: better validation that flatters than none
+            val, found = leaky, ""
+        else:
+            pool, val = pool.subset(kept), pool.subset(held)
+    told += [found] if found else []
 
     _require_some(pool, val, test, recipe, grouped=tracks.groups is not None)
     told += rare(pool, val, test)
@@ -132,23 +137,23 @@ def _without_leaks(
     groups: Mapping[str, Sequence[object]],
     main: str,
     carved: str,
-) -> tuple[ImageSet, ImageSet | None, list[str]]:
-    """(training, validation, what is told): without validation images that training holds too.
+) -> tuple[ImageSet, ImageSet | None, str]:
+    """(training, validation, what is told or nothing): without validation images that training holds too.
 
     None for validation where too few others remain; those are training images then.
     """
     leaked = leaking(pool, val)
     if not leaked.any():
-        return pool, val, []
+        return pool, val, ""
     others = np.flatnonzero(~leaked)
     if enough(val, leaked):
-        return pool, val.subset(others), [said(leaked, None)]
+        return pool, val.subset(others), said(leaked, None)
     if len(others):
         kept = np.concatenate([np.arange(len(pool)), len(pool) + others])
         tracks.groups = _joined_tracks(pool, val, groups, main).groups
         tracks.keep(kept)
         pool = Joined(pool, val).subset(kept)
-    return pool, None, [said(leaked, carved)]
+    return pool, None, said(leaked, carved)
 
 
 def _limited(images: ImageSet, most: int, seed: int) -> np.ndarray:

@@ -91,3 +91,12 @@ def test_a_run_keeps_what_it_made_and_resumes_on_it(tmp_path: Path) -> None:
     assert sorted({name.split("/")[0] for name, split in splits.items() if split == "val"}) == ["train"]
     assert len(splits) == 50
     assert resume(done.path).path == done.path
+
+
+def test_where_nothing_can_be_carved_the_given_images_validate_all_the_same(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            write_class(tmp_path / split / name, 1, first=10 * (split == "test"))
+    bundle = load(tmp_path)
+    assert [len(part) for part in (bundle.train, bundle.val, bundle.test)] == [2, 2, 2]
+    assert f"2 of 2 validation images are exact copies of training images: {FLATTERS}" in bundle.notes
