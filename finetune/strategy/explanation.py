@@ -9,6 +9,7 @@ from finetune.strategy import STRATEGIES
 from finetune.strategy.cost import Cost
 from finetune.strategy.decision import Decision
 from finetune.strategy.invariance import Trial
+from finetune.strategy.outlook import more_images_for
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
 from finetune.strategy.schedule import finetuning_lr, scaled_lr
 
@@ -69,7 +70,7 @@ class Explanation:
 
     def more_images(self) -> int | None:
         """Further images a class for five points more of the linear head; None where that is not known."""
-        return None if self.decision.evidence is None else self.decision.evidence.more_images_for(0.05)
+        return None if self.decision.evidence is None else more_images_for(self.decision.evidence)
 
     def to_dict(self) -> dict[str, Any]:
         """decision.json: plain values, the same whenever the same data are decided about."""
