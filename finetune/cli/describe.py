@@ -151,7 +151,9 @@ def _show_strategies(decision: Decision) -> None:
         if entry.name == "auto":
             continue
         known = decision.expected.get(entry.name)
-        text = UNKNOWN if known is None else figure_text(decision.measure, *known)
+        text = decision.unfit.get(entry.name, UNKNOWN)
+        if known is not None:
+            text = figure_text(decision.measure, *known)
         style = "bold green" if entry.name == decision.chosen else ""
         rows.append((Text(marks.get(entry.name, "  ") + entry.name, style=style), entry.summary, text))
     expected = f"expected {_MEASURES[decision.measure]}"

@@ -116,10 +116,8 @@ def split_sets(
         told.append(f"{_LIMIT[pool.task.name].format(recipe.limit_per_class)} are used, {what}.")
     if val is None:
         kept, held = tracks.carve(pool, share, seed)
-        if leaky is not None and not len(
-            held
-        ):  # too few images to carve: better validation that flatters than none
-            val, found = leaky, ""
+        if leaky is not None and not len(held):
+            val, found = leaky, ""  # too few images to carve: better validation that flatters than none
         else:
             pool, val = pool.subset(kept), pool.subset(held)
     told += [found] if found else []

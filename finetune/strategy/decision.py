@@ -99,7 +99,7 @@ class Decision:
 
 def neighbours(decision: Decision) -> tuple[str, ...]:
     """The strategies that a race compares: the chosen one first, the runner-up, then those of the cells that share
-    a row or a column with the decision's own.
+    a row or a column with the decision's own. Those that the network cannot be trained by (``unfit``) are left out.
 
     Raises StrategyError where nothing was decided.
     """
@@ -107,9 +107,9 @@ def neighbours(decision: Decision) -> tuple[str, ...]:
         raise StrategyError(must("a race", "a decision of strategy auto", f"strategy {decision.chosen}"))
     row, column = decision.cell
     beside = [TEXTBOOK[cell][0] for cell in TEXTBOOK if (cell[0] == row) or (cell[1] == column)]
-    tuned_little = ["norm-bias"] if row == "very little data" and column == "very different" else []
+    tuned_little = ["norm-bias", "lora"] if row == "very little data" and column == "very different" else []
     named = [decision.chosen, decision.runner_up, TEXTBOOK[decision.cell][0], *tuned_little, *beside]
-    return tuple(dict.fromkeys(name for name in named if name))
+    return tuple(dict.fromkeys(name for name in named if name and name not in decision.unfit))
 
 
 def given(ctx: Context, strategy: str) -> Decision:

@@ -74,11 +74,17 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """decision.json: plain values, the same whenever the same data are decided about."""
-        measure = self.decision.measure
+        measure, unfit = self.decision.measure, self.decision.unfit
         return {
             **self.decision.to_dict(),
             "strategies": [
-                {"name": name, "does": does, measure: found and found[0], "se": found and found[1]}
+                {
+                    "name": name,
+                    "does": does,
+                    measure: found and found[0],
+                    "se": found and found[1],
+                    **({"unfit": unfit[name]} if name in unfit else {}),
+                }
                 for name, does, found in self.expected()
             ],
             "stages": [{"name": n, measure: a, "se": se} for n, a, se in self.stages()],
