@@ -44,10 +44,10 @@ def unknown(evidence: Evidence) -> str | None:
         return None
     if not evidence.blind and evidence.guessing:
         return "More images: what they would bring is not known: no stage tells the classes from guessing."
-    if len(evidence.curve) < 2:
-        return "More images: how many would give 5 points is not known: too few images to see a trend."
     if 1 - evidence.shown(evidence.last)[0] < POINTS:
         return "More images: the linear head has less than 5 points left to gain."
+    if len(evidence.curve) < 2:
+        return "More images: how many would give 5 points is not known: too few images to see a trend."
     (few, before), (many, after) = evidence.curve[-2:]
     share = 1 - 1 / evidence.num_classes
     rise, error = 100 * share * (after - before), 100 * share * noise(evidence)
