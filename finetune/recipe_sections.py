@@ -195,6 +195,9 @@ class _Steps(Section):
     in the loader on a CPU, else on the device."""
     avoid: tuple[Literal["flip", "crop", "colour", "rotation"], ...] | None = None
     """Families of augmentation to leave out; default: those that the labels are found to mind; []: none."""
+    batch_norm: Literal["frozen", "train"] | None = None
+    """Statistics of the batch norms: the pretrained ones, or learned on; default: frozen, but trained from scratch and
+    where many images are far from the source, unless the card says that they must stay."""
     train_stages: int | None = Field(None, ge=1)
     """How many stages `partial` trains, counted from the head."""
     lora_rank: int = Field(8, ge=1)

@@ -41,7 +41,7 @@ _SHOWN = 5
     "--metric", metavar="NAME",
     help="Of validation: log-loss (default) or accuracy; of labels log-loss or f1; of a number squared-error or r2.",
 )  # fmt: skip
-@click.option("--sampler", default="tpe", show_default=True, help="tpe, random or grid.")
+@click.option("--sampler", default="tpe", show_default=True, help="tpe, gp, random or grid.")
 @click.option("--pruner", default="median", show_default=True, help="median, asha or none.")
 @click.option("--storage", metavar="FILE", help="Where the trials are kept; .db for SQLite.")
 @click.option("--out", metavar="DIR", help="Default: runs/sweep-DATA-STRATEGY.")

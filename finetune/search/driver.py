@@ -63,7 +63,7 @@ def sweep(
         metric: the task's loss or score of the validation images: ``log-loss`` (default) or ``accuracy``; of labels
             ``log-loss`` or ``f1``; of a number ``squared-error`` (in units of their variance) or ``r2``. The test
             images are seen once, at the end.
-        sampler: ``tpe``, ``random`` or ``grid``.
+        sampler: ``tpe``, ``gp`` (a Gaussian process), ``random`` or ``grid``.
         pruner: ``median``, ``asha`` or ``none``: what stops trials that fall behind.
         storage: file of the trials, ``.db`` for SQLite; default: a journal in the folder.
         out: the sweep's folder; default: ``runs/sweep-DATA-STRATEGY``.

@@ -53,7 +53,7 @@ class Decision:
     """Strategy -> (accuracy, standard error), shares, where it could be measured without training."""
     evidence: Evidence | None = None
     race: tuple[Mapping[str, Any], ...] = ()
-    """What each arm did in the last round of a race, where there was one."""
+    """What each arm did in each round of a race, where there was one."""
     cut: Thresholds = THRESHOLDS
     """Where the axes were cut."""
     unfit: Mapping[str, str] = field(default_factory=dict)

@@ -100,7 +100,7 @@ def gradient_phase(
         keep="last" if averaged else "best",
         augment=augment,
         augment_on=where(asked.augment_on, augment, ctx.device),
-        batch_norm="frozen" if card.freeze_norms else norms,
+        batch_norm=asked.batch_norm or ("frozen" if card.freeze_norms and not from_random else norms),
         **shared,
     )
 

@@ -115,6 +115,21 @@ def test_importance_finds_the_key_that_matters(tmp_path: Path) -> None:
     assert board.importance_plot(shares).startswith(b"\x89PNG")
 
 
+def test_a_gaussian_process_closes_in_on_the_best(tmp_path: Path) -> None:
+    space = (Dimension("train.lr", "log", 1e-3, 1.0), Dimension("train.momentum", "uniform", 0.0, 0.9))
+    found = {}
+    for kind in ("random", "gp"):
+        study = studies.open_study(tmp_path / f"{kind}.journal", "x", maximize=False)
+        for number in range(18):
+            study.sampler = studies.sampler(kind, number, 18, False)
+            trial = study.ask()
+            values = studies.suggest(trial, space)
+            away = np.log(float(values["train.lr"])) + 3.0, float(values["train.momentum"]) - 0.5
+            study.tell(trial, away[0] ** 2 + away[1] ** 2)
+        found[kind] = np.median([trial.value for trial in study.get_trials()[-6:]])
+    assert found["gp"] < 0.2 * found["random"]
+
+
 class FakeTrial:
     """Remembers what is reported; prunes at a given epoch."""
 

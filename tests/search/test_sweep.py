@@ -179,7 +179,7 @@ def test_arguments_that_are_wrong(small: dict[str, Any], tmp_path: Path) -> None
     for keys, said in [
         ({"trials": 0}, r"--trials must be an int > 0. Got 0"),
         ({"metric": "f1"}, r"--metric must be one of log-loss, accuracy. Got 'f1'"),
-        ({"sampler": "gp"}, r"--sampler must be one of tpe, random, grid"),
+        ({"sampler": "cma"}, r"--sampler must be one of tpe, gp, random, grid"),
         ({"time_limit": "soon"}, r"--time must be a time such as 90s"),
         ({"time_limit": 0}, r"--time must be more than 0 seconds"),
     ]:  # fmt: skip
