@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -152,13 +151,8 @@ class Pipeline:
 
         found = glance(bundle)
         self.folder.write_json("data_check.json", found.to_dict())
-        for line in found.lines():
-            self.listener.on_message(f"Data check: {line}")
-        if found.found and self.recipe.data.path is not None:
-            command = f"finetune data check {shlex.quote(self.recipe.data.path)}"
-            self.listener.on_message(
-                f"{command} looks closer: pictures saved again, wrong labels, strangers; --fix writes a cleaned list."
-            )
+        for line in found.messages(self.recipe.data.path):
+            self.listener.on_message(line)
 
     def _decide_together(self, setup: Setup) -> Plan:
         """All processes compute the features; the main one decides, for all."""

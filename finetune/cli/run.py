@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     "--folds", type=int, metavar="K", help="Cross-validate: K networks, each tested on a fold of its own."
 )
 @click.option(
-    "--strategy", metavar="NAME", help="auto (default), linear, multistage, partial, full, lp-ft, scratch."
+    "--strategy",
+    metavar="NAME",
+    help="auto (default), linear, multistage, norm-bias, lora, partial, lp-ft, full, scratch.",
 )
 @click.option(
     "--backbone", metavar="NAME", help="Any name of `finetune zoo ls`, timm or torchvision; or a file."
