@@ -136,8 +136,9 @@ class Curve:
 
     @property
     def end(self) -> float:
-        """Median training loss of the last rows."""
-        return median(self.losses[-max(3, round(_LAST * len(self.losses))) :])
+        """Median training loss of the last rows, of few rows the last third: they must not reach back to the start."""
+        rows = len(self.losses)
+        return median(self.losses[-min(max(3, round(_LAST * rows)), max(1, rows // 3)) :])
 
     @property
     def accuracy(self) -> float | None:
