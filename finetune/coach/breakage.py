@@ -62,6 +62,15 @@ FLAT_WAY = 0.3
 """The later fall that proves that the network could learn, as a share of the way."""
 
 
+def tenth(lr: float, lr_scale: float = 1.0) -> float:
+    """The rate to begin with after ``lr`` diverged: a tenth of the last one that was tried, to one digit.
+
+    >>> tenth(100.0), tenth(100.0, lr_scale=0.125), tenth(0.03)
+    (10.0, 1.0, 0.003)
+    """
+    return float(f"{lr * lr_scale / 10:.1g}")
+
+
 def diverged(curve: Curve) -> Finding | None:
     """A loss that is no number."""
     point, facts = curve.broken, curve.facts
@@ -76,13 +85,15 @@ def diverged(curve: Curve) -> Finding | None:
         )  # fmt: skip
     if point is None:
         return None
-    lr = facts.lr or point.lr or None
+    lr, scale = facts.lr or point.lr / point.lr_scale or None, point.lr_scale
+    at = f" with {scale:g} of its learning rate" if scale < 1 else ""
     return Finding(
         "diverged", "error",
-        f"Training diverged at epoch {point.epoch}, step {point.step}: {curve.reason}.",
+        f"Training diverged{at} at epoch {point.epoch}, step {point.step}: {curve.reason}.",
+        "Lower the learning rate." if facts.clipped else
         "Lower the learning rate (clipping gradients with train.clip_grad=1 helps too).",
-        "train.lr", None if lr is None else lr / 10,
-        {"epoch": point.epoch, "step": point.step, "lr": lr},
+        "train.lr", None if lr is None else tenth(lr, scale),
+        {"epoch": point.epoch, "step": point.step, "lr": lr, "lr_scale": scale},
     )  # fmt: skip
 
 

@@ -63,11 +63,19 @@ class Desk:
     """None: nobody reads the curves."""
     deadline: Deadline | None = None
     """By when the whole run is done; None: any time."""
+    said: set[str] = field(default_factory=set)
+    """What was told once and need not be told again by a later phase."""
 
     @property
     def spent(self) -> float:
         """Seconds of the whole run so far, where they are counted."""
         return self.deadline.spent() if self.deadline is not None else 0.0
+
+    def say_once(self, text: str) -> None:
+        """Tell the listener what holds for several phases alike."""
+        if text not in self.said:
+            self.said.add(text)
+            self.listener.on_message(text)
 
     def write(self, row: dict[str, Any]) -> None:
         """A row for the metrics, which the coach reads too. Raises RunError where the disk is full."""
