@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -355,3 +356,19 @@ def test_the_end_of_few_epochs_is_their_last() -> None:
 @pytest.mark.parametrize(("count", "end"), [(1, 0), (2, 1), (5, 4), (6, 4.5), (8, 6.5), (9, 7), (20, 18)])
 def test_the_end_is_a_median_of_at_most_a_third(count: int, end: float) -> None:
     assert Curve(few_epochs(*map(float, range(count))), FACTS).end == end
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [(7.5e20, "lr too high"), (9.0, "lr too high"), (3.0, "healthy")],
+)
+def test_a_single_epoch_after_a_solved_head(loss: float, name: str) -> None:
+    place = {"phase": "p", "phase_index": 0, "epochs": 1, "steps": 1, "epoch": 1, "step": 1, "lr": 100.0}
+    found = [
+        {**place, "kind": "first", "loss": 0.0859, "accuracy": 1.0},
+        {**place, "kind": "epoch", "loss": loss, "accuracy": 0.5, "val_loss": loss, "val_accuracy": 0.5},
+    ]
+    facts = dataclasses.replace(FACTS, fitted_head=True, finished=True, lr=100.0)
+    (finding,) = [f for f in diagnose(found, facts) if f.name in ("lr too high", "healthy")]
+    assert finding.name == name
+    assert "fell from" not in finding.text
