@@ -138,7 +138,8 @@ def _splits(found: Any, text: str) -> tuple[dict[str, tuple[str, Any]], list[str
         return {"all": ("all", found)}, []
     if len(found) == 1:
         ((name, only),) = found.items()
-        return {str(name): ("all", only)}, []
+        held = ROLES.get(str(name).lower())
+        return {str(name): (held if held in ("val", "test") else "all", only)}, []
     used: dict[str, tuple[str, Any]] = {}
     for name, rows in found.items():
         role = ROLES.get(str(name).lower())

@@ -68,7 +68,11 @@ def read_folder(recipe: DataRecipe, decoded: Pixels | None = None) -> ReadFolder
     listing, mark = ranks.each(lambda: listed(recipe))
     main = "train" if "train" in listing.splits else "all"
     if main not in listing.splits:
-        raise DataError(f"{recipe.path!r} must have training images. Got only {listing.splits[0]} instead.")
+        names = " and ".join(repr(listing.called[split]) for split in listing.splits)
+        raise DataError(
+            f"{str(recipe.path)!r} must hold training images beside {names}. Got none instead. "
+            "Call the split with the training images train."
+        )
     rows = listing.rows
     decoded = decoded or default_decoded()
     checked = check_together(

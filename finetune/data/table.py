@@ -201,7 +201,7 @@ def _split_column(table: Place, names: list[str], recipe: DataRecipe, columns: C
         return _column(table, names, recipe.split_column, _SPLIT, "split")
     for name in names:
         # One role is enough: a typo in another row must be told, and not put test images into training.
-        if name.strip().lower() in _SPLIT and "train" in map(_ROLES.get, texts(columns[name])):
+        if name.strip().lower() in _SPLIT and not texts(columns[name]).isdisjoint(_ROLES):
             return name
     return None
 
