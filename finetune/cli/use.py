@@ -71,11 +71,12 @@ def _said(answer: Prediction) -> str:
 def _expand(images: tuple[Path, ...]) -> list[Path]:
     """Folders become the images below them, in order."""
     from finetune.data.layout import candidates, looks_like_image
+    from finetune.data.place import is_dir
     from finetune.errors import DataError, must
 
     paths: list[Path] = []
     for path in images:
-        if not path.is_dir():
+        if not is_dir(path):
             paths.append(path)
             continue
         below = [Path(file) for file in candidates(path) if isinstance(file, str) and looks_like_image(file)]

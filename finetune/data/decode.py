@@ -67,6 +67,8 @@ def opened(source: str | Path | bytes, decoder: Callable[[bytes, str], T], name:
         raise DataError(f"Image {shown!r} must be an existing file. Got none there instead.") from None
     except OSError as error:
         raise DataError(f"Image {shown!r} must be a readable file. Got {error.strerror} instead.") from None
+    except ValueError as error:  # a name with a NUL
+        raise DataError(f"Image {shown!r} must be a readable file. Got {error} instead.") from None
     try:
         return decoder(data, Path(shown).suffix.lower())
     except DataError as problem:

@@ -232,8 +232,9 @@ def _check(
         if size > MAX_FILE_BYTES:
             return Quarantined(name, f"is larger than {MAX_FILE_BYTES // MEBI} MiB") if claims else None
         data = path.read_bytes()
-    except OSError as error:
-        return Quarantined(name, f"cannot be read ({error.strerror or error})") if claims else None
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        why = getattr(error, "strerror", None) or error
+        return Quarantined(name, f"cannot be read ({why})") if claims else None
     if not claims and not is_image(data, suffix):
         return None
     try:

@@ -13,7 +13,7 @@ from finetune.data.columns import text_of
 from finetune.data.imageset import Quarantined
 from finetune.data.layout import ROLES
 from finetune.data.listing import UNLABELLED, Listing, Row
-from finetune.data.place import Inside, called
+from finetune.data.place import Inside, called, is_file
 from finetune.data.table import LABELS
 from finetune.errors import DataError, did_you_mean, missing_extra, must
 from finetune.recipe import DataRecipe
@@ -30,8 +30,8 @@ def is_hub(path: str | Path) -> bool:
     if str(path).startswith(PREFIX):
         return True
     folder = Path(path).expanduser()
-    return (folder / "dataset_dict.json").is_file() or (
-        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return is_file(folder / "dataset_dict.json") or (
+        is_file(folder / "state.json") and is_file(folder / "dataset_info.json")
     )
 
 

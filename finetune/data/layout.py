@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finetune.data.decode import IMAGE_SUFFIXES
 from finetune.data.member import Branch
-from finetune.data.place import Found, Inside
+from finetune.data.place import Found, Inside, exists, is_dir
 from finetune.errors import DataError
 
 ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -41,9 +41,9 @@ def find_layout(path: str | Path | None) -> Layout:
     if path is None:
         raise DataError(f"data.path must be {EXPECTED}. Got none instead. Pass --data DIR.")
     root = Path(path).expanduser()
-    if not root.exists():
+    if not exists(root):
         raise DataError(f"data.path must be {EXPECTED}. Got {str(path)!r} instead, which does not exist.")
-    if not root.is_dir():
+    if not is_dir(root):
         raise DataError(
             f"data.path must be {EXPECTED}. Got {str(path)!r} instead, which is a file and neither a table nor an "
             "archive by its name."

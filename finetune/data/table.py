@@ -12,7 +12,7 @@ from finetune.data.archive import is_archive, plain_name, read_archive
 from finetune.data.columns import Columns, is_table, read_columns, rows_in, text_of, texts
 from finetune.data.imageset import Quarantined
 from finetune.data.listing import UNLABELLED, Listing, Row
-from finetune.data.place import BETWEEN, Inside, Place, called
+from finetune.data.place import BETWEEN, Inside, Place, called, is_file
 from finetune.errors import DataError, did_you_mean, must
 from finetune.recipe import DataRecipe
 
@@ -44,7 +44,7 @@ def read_table(
     table = table or Path(str(recipe.path)).expanduser()
     root = Path(recipe.root).expanduser() if recipe.root is not None else None
     if isinstance(table, Path):
-        if not table.is_file():
+        if not is_file(table):
             raise DataError(
                 must("data.path", "an existing folder or table", f"{str(table)!r}, which does not exist")
             )
@@ -93,12 +93,11 @@ class OnDisk:
             self._asked[folder] = asked = self._asked.get(folder, 0) + 1
             if asked == _STATS:  # one listing is cheaper than so many questions
                 self._held[folder] = _files(self.root / folder)
-        return (
-            self.root if (self.root / name).is_file() else None
-        )  # a listing may write a name in another way
+        # A listing may write a name in another way.
+        return self.root if is_file(self.root / name) else None
 
     def _within(self, archive: Path, inner: str) -> Place | None:
-        if not is_archive(archive) or not archive.is_file():
+        if not is_archive(archive) or not is_file(archive):
             return None
         if archive not in self._archives:
             self._archives[archive] = read_archive(archive).root.find
@@ -109,7 +108,7 @@ def _files(folder: Path) -> frozenset[str]:
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries if entry.is_file())
-    except OSError:
+    except (OSError, ValueError):
         return frozenset()
 
 

@@ -170,6 +170,25 @@ def test_a_bad_parquet_file_and_a_missing_table(tmp_path: Path) -> None:
         load_data(DataRecipe(path=str(tmp_path / "t.parquet")), 0)
 
 
+@pytest.mark.parametrize(
+    "name", ["x" * 300 + ".png", "x" * 300 + "/a.png", "x" * 300 + ".zip!/a.png", "a\0b.png"]
+)
+def test_a_name_that_no_file_can_have_is_not_there(name: str, picture_folder: Path, tmp_path: Path) -> None:
+    rows = [{"path": name, "label": "disc"}, *rows_of(picture_folder)]
+    rows += [{"path": f"{name.rpartition('/')[0]}/{i}", "label": "disc"} for i in range(70)]
+    table = write_json(tmp_path / "t.jsonl", rows)
+    bundle = load_data(DataRecipe(path=str(table), root=str(picture_folder)), 0)
+    assert [item.path for item in bundle.quarantined] == [row["path"] for row in (rows[0], *rows[-70:])]
+    assert {item.reason for item in bundle.quarantined} == {"is listed in t.jsonl, but there is no such file"}
+
+
+@pytest.mark.parametrize("end", ["", ".csv", ".zip", "*.tar", "/a"])
+def test_a_path_that_nothing_can_have(end: str) -> None:
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(DataError, match="data.path must be"):
+            load_data(DataRecipe(path=name + end), 0)
+
+
 def test_two_labels_for_one_image(picture_folder: Path, tmp_path: Path) -> None:
     rows = rows_of(picture_folder)
     rows.append({**rows[0], "label": "disc"})
