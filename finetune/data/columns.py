@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.data.parquet import read_parquet
 from finetune.data.place import Place
 from finetune.errors import DataError, must
 
@@ -33,9 +34,9 @@ def read_columns(table: Place) -> Columns:
     """All columns, of equal length. Raises DataError, naming the line, for a file that is none of the kind."""
     suffix = table.suffix.lower()
     try:
-        data = table.read_bytes()
         if suffix == ".parquet":
-            return _parquet(table, data)
+            return read_parquet(table)
+        data = table.read_bytes()
         text = data.decode("utf-8-sig")
         if suffix not in (".jsonl", ".ndjson"):
             header = text.split("\n", 1)[0]
@@ -100,19 +101,6 @@ def _json_lines(table: Place, text: str) -> Columns:
             for column in columns.values():
                 column += [None] * (rows - len(column))
     return columns
-
-
-def _parquet(table: Place, data: bytes) -> Columns:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise DataError("Parquet tables need pyarrow: pip install 'finetune[parquet]'.") from None
-    try:
-        found = parquet.read_table(pyarrow.BufferReader(data))
-        return {name: found.column(name).to_pylist() for name in dict.fromkeys(found.column_names)}
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        raise DataError(must(str(table), "a Parquet file", str(error).splitlines()[0])) from None
 
 
 def text_of(cell: Any) -> str:

@@ -35,10 +35,11 @@ def read_table(
     """The rows of the table ``recipe.path``; no image is opened.
 
     Columns are those that the recipe names, else the first of the usual names. Relative paths start at
-    ``recipe.root``, else at the table's folder; ``photos.zip!/a.jpg`` lies in an archive. Entries without a label, and
-    files that are not there, are set aside; but no label means none of the labels where the recipe says that the
-    task is multi-label. Lists of labels (JSON, Parquet) are joined by the recipe's separator. With ``prefer`` a
-    column that the recipe names may be missing. ``table`` and ``find``: a table that lies elsewhere, and its images.
+    ``recipe.root``, else at the table's folder; ``photos.zip!/a.jpg`` lies in an archive, and the cells of a Parquet
+    table may be images themselves. Entries without a label, and files that are not there, are set aside; but no label
+    means none of the labels where the recipe says that the task is multi-label. Lists of labels (JSON, Parquet) are
+    joined by the recipe's separator. With ``prefer`` a column that the recipe names may be missing. ``table`` and
+    ``find``: a table that lies elsewhere, and its images.
     Raises DataError, naming what is wrong with the table.
     """
     table = table or Path(str(recipe.path)).expanduser()
@@ -57,7 +58,7 @@ def read_table(
         for name in (recipe.image_column, recipe.label_column)
     ]
     names = list(columns)
-    image = _column(table, names, asked[0], _IMAGE, "image")
+    image = _image_column(table, columns, asked[0])
     label = _column(table, names, asked[1], LABELS, "label")
     split = _split_column(table, names, recipe, columns)
     group = _group_column(table, names, recipe)
@@ -127,14 +128,15 @@ def _listing(
     groups = nothing if group is None else columns[group]
     role_of = {} if split else {"": "all"}
     for cell, given, part, member in zip(columns[image], columns[label], splits, groups, strict=True):
-        name, given = text_of(cell), text_of(given)
+        held = cell if isinstance(cell, Inside) else None
+        name, given = text_of(cell) if held is None else called(held), text_of(given)
         if not name:
             aside.append(Quarantined("", f"{UNLABELLED}{image!r} in a row of {table.name}"))
             continue
         if not given and not unlabelled:
             aside.append(Quarantined(name, f"{UNLABELLED}{label!r} in {table.name}"))
             continue
-        at = find(name)
+        at: Place | None = held or find(name)
         if at is None:
             missing += 1
             aside.append(Quarantined(name, f"is listed in {table.name}, but there is no such file"))
@@ -193,6 +195,15 @@ def _column(table: Place, columns: list[str], asked: str | None, usual: Sequence
         f"{str(table)!r} must have a column of {what}s, called {usual[0]!r} or like it. Got {listed} instead. "
         f"Name it: data.{what}_column=NAME."
     )
+
+
+def _image_column(table: Place, columns: Columns, asked: str | None) -> str:
+    """The one asked for, else that which holds images itself, else by the usual names."""
+    held = [name for name, cells in columns.items() if isinstance(cells[0], Inside)]
+    usual = [name for name in held if name.strip().lower() in _IMAGE] or held
+    if asked is None and len(usual) == 1:
+        return usual[0]
+    return _column(table, list(columns), asked, _IMAGE, "image")
 
 
 def _split_column(table: Place, names: list[str], recipe: DataRecipe, columns: Columns) -> str | None:
