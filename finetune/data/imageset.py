@@ -28,6 +28,8 @@ class ImageInfo:
     """Pillow's colour mode as stored: RGB, L, P, CMYK, I;16 ..."""
     jpeg: bool = False
     """Whether it can be decoded at a reduced scale."""
+    deep: tuple[float, float] | None = None
+    """Of an image of more than 8 bits a pixel: its largest value, and the value that becomes white."""
 
 
 class ImageSet(ABC):

@@ -83,6 +83,7 @@ def labelled_images(
         workers=worker_count("auto"),
         decoded=decoded,
         short=expected_side(asked),
+        depth=asked.depth,
     )
     good = [i for i, found in enumerate(results) if isinstance(found, Checked)]
     bad = (*aside, *(found for found in results if isinstance(found, Quarantined)))
