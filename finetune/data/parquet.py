@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from finetune.data.memory import MEBI, budget
 from finetune.data.place import BETWEEN, Inside, Place
+from finetune.data.refusals import refuse_twins
 from finetune.errors import DataError, must
 
 _PEEKED = 16
@@ -57,6 +58,7 @@ def read_parquet(table: Place) -> dict[str, list[Any]]:
         raise DataError("Parquet tables need pyarrow: pip install 'finetune[parquet]'.") from None
     try:
         with _opened(table) as file:
+            refuse_twins(table, file.schema_arrow.names)
             kinds = {field.name: field.type for field in file.schema_arrow}
             images = [name for name, kind in kinds.items() if _holds_images(file, name, kind)]
             found = file.read(columns=[name for name in kinds if name not in images])

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from finetune.data.archive import is_archive, plain_name, read_archive
@@ -24,6 +25,9 @@ _ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 _SHOWN = 5
 _STATS = 64
 """Files of a folder that are asked for one by one before the folder is listed."""
+
+_OBJECTS = (dict, list, bytes, Inside)
+_OBJECTS_CALLED = {dict: "a JSON object", list: "a list in a list"}
 
 Find = Callable[[str], Place | None]
 """From a path in the table to the folder where it begins, or to the member of an archive; None where none is there."""
@@ -62,6 +66,7 @@ def read_table(
     label = _column(table, names, asked[1], LABELS, "label")
     split = _split_column(table, names, recipe, columns)
     group = _group_column(table, names, recipe)
+    _refuse_objects(table, columns, image, label)
     lists = any(isinstance(cell, list) for cell in columns[label])
     if lists:
         columns[label] = [joined(table, cell, recipe.label_separator) for cell in columns[label]]
@@ -204,6 +209,22 @@ def _image_column(table: Place, columns: Columns, asked: str | None) -> str:
     if asked is None and len(usual) == 1:
         return usual[0]
     return _column(table, list(columns), asked, _IMAGE, "image")
+
+
+def _refuse_objects(table: Place, columns: Columns, image: str, label: str) -> None:
+    """Raises DataError for a label that is neither text nor a number, nor a list of those."""
+    for number, cell in enumerate(columns[label], 1):
+        if isinstance(cell, (str, int, float, NoneType)):
+            continue
+        odd = [part for part in (cell if isinstance(cell, list) else [cell]) if isinstance(part, _OBJECTS)]
+        if odd:
+            of = columns[image][number - 1]
+            named = "" if isinstance(of, _OBJECTS) else f" ({text_of(of)!r})"
+            raise DataError(
+                must(f"Label {label!r} of row {number}{named} of {str(table)!r}", "a text, a number or a list of those",
+                     _OBJECTS_CALLED.get(type(odd[0]), "bytes"),
+                     "Another column: data.label_column=NAME.")
+            )  # fmt: skip
 
 
 def _split_column(table: Place, names: list[str], recipe: DataRecipe, columns: Columns) -> str | None:

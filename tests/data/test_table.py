@@ -144,7 +144,23 @@ def test_rows_without_label_or_file_are_set_aside(picture_folder: Path, tmp_path
             b"path,label\na.png,x\na.png,y\n",
             r"must list images that exist.*'a.png', is listed.*data.root",
         ),
-        ("t.csv", b"path,label\n\xff\xfe.png,x\n", "text in UTF-8. Got byte 11"),
+        (
+            "t.csv",
+            b"path,label\n\xff\xfe.png,x\n",
+            "text in UTF-8. Got byte 11 of another encoding instead. Save it again in UTF-8",
+        ),
+        ("t.csv", "path,label\na.png,x".encode("utf-16")[:-1], "text in UTF-8. Got byte"),
+        (
+            "t.csv",
+            b"path,label,label\na.png,x,y\n",
+            "Column 'label' of .* must appear once. Got 2 of that name",
+        ),
+        (
+            "t.jsonl",
+            b'{"path": "a.png", "label": "x"}\n{"path": "b.png", "label": {"a": "ants"}}\n',
+            r"Label 'label' of row 2 \('b.png'\) of .* must be a text, a number .*Got a JSON object.*label_column",
+        ),
+        ("t.jsonl", b'{"path": "a.png", "label": ["x", ["y"]]}\n', "row 1 .*Got a list in a list"),
         ("t.csv", b'path,label\n"a.png,x\nb.png,y\n', "Line 3 of .* is not CSV: unexpected end of data"),
         ("t.jsonl", b'{"path": "a.png", "label": 1}\n{"path"\n', "Line 2 of .* is not JSON"),
         ("t.jsonl", b"[1]\n", "Line 1 of .* a JSON object. Got list"),
@@ -187,6 +203,37 @@ def test_a_path_that_nothing_can_have(end: str) -> None:
     for name in ("x" * 300, "a\0b"):
         with pytest.raises(DataError, match="data.path must be"):
             load_data(DataRecipe(path=name + end), 0)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_marked_encodings_are_read(encoding: str, picture_folder: Path, tmp_path: Path) -> None:
+    rows = [f"{row['path']},{row['label']}é" for row in rows_of(picture_folder)]
+    (tmp_path / "t.csv").write_bytes("\r\n".join(["path,label", *rows]).encode(encoding))
+    bundle = load_data(DataRecipe(path=str(tmp_path / "t.csv"), root=str(picture_folder)), 0)
+    assert bundle.classes == ("acrossé", "discé", "downé")
+
+
+def test_twins_of_a_parquet_table_and_columns_without_a_name(picture_folder: Path, tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table([["a"]] * 3, ["path", "label", "label"]), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="Column 'label' of .* must appear once"):
+        load_data(DataRecipe(path=str(tmp_path / "t.parquet")), 0)
+    rows = [f"{row['path']},{row['label']},," for row in rows_of(picture_folder)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,,", *rows]))
+    assert len(load_data(DataRecipe(path=str(tmp_path / "t.csv"), root=str(picture_folder)), 0).classes) == 3
+
+
+def test_words_among_numbers_are_told(picture_folder: Path, tmp_path: Path) -> None:
+    rows = rows_of(picture_folder)
+    said = {}
+    for name, label in (("mixed", "3.5"), ("words", "disc")):
+        table = write_csv(tmp_path / f"{name}.csv", [*rows[:-1], {**rows[-1], "label": label}])
+        said[name] = load_data(DataRecipe(path=str(table), root=str(picture_folder)), 0).notes
+    expected = (
+        "Column 'label' holds words and numbers, as 'across' and '3.5': each is a class. Mend the table"
+    )
+    assert sum(note.startswith(expected) for note in said["mixed"]) == 1
+    assert not any("words and numbers" in note for note in said["words"])
 
 
 def test_two_labels_for_one_image(picture_folder: Path, tmp_path: Path) -> None:
