@@ -12,6 +12,7 @@ from typing import Any
 from finetune.data.archive import is_archive, plain_name, read_archive
 from finetune.data.columns import Columns, is_table, read_columns, rows_in, text_of, texts
 from finetune.data.imageset import Quarantined
+from finetune.data.layout import not_there
 from finetune.data.listing import UNLABELLED, Listing, Row
 from finetune.data.place import BETWEEN, Inside, Place, called, is_file
 from finetune.errors import DataError, did_you_mean, must
@@ -50,9 +51,7 @@ def read_table(
     root = Path(recipe.root).expanduser() if recipe.root is not None else None
     if isinstance(table, Path):
         if not is_file(table):
-            raise DataError(
-                must("data.path", "an existing folder or table", f"{str(table)!r}, which does not exist")
-            )
+            raise not_there(table)
         root = root or table.parent
     columns = read_columns(table)
     if not rows_in(columns):

@@ -12,7 +12,7 @@ import numpy as np
 from finetune.data.archive import is_archive, read_archive
 from finetune.data.folder import Checked, Decoded, FolderImages, check_files, default_decoded
 from finetune.data.imageset import ImageSet, Quarantined
-from finetune.data.layout import Folder, candidates, class_name, subfolders
+from finetune.data.layout import Folder, candidates, class_name, not_there, subfolders
 from finetune.data.listing import Row
 from finetune.data.member import Branch
 from finetune.data.place import Inside, called, exists, is_dir, is_file
@@ -154,7 +154,9 @@ def _require_known(names: Sequence[str], what: str, classes: tuple[str, ...]) ->
 def _class_root(root: Folder, classes: tuple[str, ...]) -> Folder:
     constraint = f"a folder with sub-folders named as the run's classes ({_some(classes)})"
     if not isinstance(root, Branch) and not is_dir(root):
-        got = f"{str(root)!r}, which {'is a file' if exists(root) else 'does not exist'}"
+        if not exists(root):
+            raise not_there(str(root), "--data")
+        got = f"{str(root)!r}, which is a file"
         raise DataError(must("--data", constraint, got))
     found = subfolders(root)
     if any(class_name(folder) in classes for folder in found):

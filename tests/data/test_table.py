@@ -178,7 +178,7 @@ def test_a_bad_table_is_told(name: str, content: bytes, message: str, tmp_path: 
 
 
 def test_a_bad_parquet_file_and_a_missing_table(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="existing folder or table. Got .*none.csv.* does not exist"):
+    with pytest.raises(DataError, match="existing folder, table or archive. Got .*none.csv.* does not exist"):
         load_data(DataRecipe(path=str(tmp_path / "none.csv")), 0)
     pytest.importorskip("pyarrow")
     (tmp_path / "t.parquet").write_bytes(b"PAR1 no")
@@ -234,6 +234,19 @@ def test_words_among_numbers_are_told(picture_folder: Path, tmp_path: Path) -> N
     )
     assert sum(note.startswith(expected) for note in said["mixed"]) == 1
     assert not any("words and numbers" in note for note in said["words"])
+
+
+def test_a_json_array_is_told_what_to_be(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text('[{"path": "a.png", "label": "x"}]')
+    with pytest.raises(
+        DataError, match=r"a table of JSON lines, called .jsonl. Got .*t.json' instead. Write one object"
+    ):
+        load_data(DataRecipe(path=str(tmp_path / "t.json")), 0)
+    for name in ("no.json", "no.zip", "no.tar", "no"):
+        with pytest.raises(
+            DataError, match=f"existing folder, table or archive. Got .*{name}' instead, which does not exist"
+        ):
+            load_data(DataRecipe(path=str(tmp_path / name)), 0)
 
 
 def test_two_labels_for_one_image(picture_folder: Path, tmp_path: Path) -> None:
