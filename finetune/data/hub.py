@@ -96,7 +96,7 @@ def read_hub(recipe: DataRecipe) -> Listing:
             said, listed = _label(cell, names, recipe.label_separator)
             lists = lists or listed
             if not said and recipe.task != "multi-label":
-                aside.append(Quarantined(called(place), f"{UNLABELLED}{label!r} in its row"))
+                aside.append(Quarantined(called(place), f"{UNLABELLED}{label!r} in its row", "unlabelled"))
                 continue
             group = None if groups is None else text_of(groups[index]) or None
             rows.append(Row(place, called(place), said, split, group))

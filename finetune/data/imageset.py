@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
@@ -196,6 +197,20 @@ class Quarantined:
 
     path: str
     reason: str
+    kind: Literal["unlabelled", "missing", "unreadable"] = "unreadable"
+
+
+def counted(quarantined: Iterable[Quarantined]) -> dict[str, int]:
+    """How many of each kind, in words.
+
+    >>> counted([Quarantined("a", ""), Quarantined("b", "", "missing"), Quarantined("c", "")])
+    {'missing': 1, 'unreadable': 2}
+    """
+    kinds: Counter[str] = Counter(item.kind for item in quarantined)
+    return {words: kinds[kind] for kind, words in _KINDS.items() if kinds[kind]}
+
+
+_KINDS = {"unlabelled": "without a label", "missing": "missing", "unreadable": "unreadable"}
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def read_shards(recipe: DataRecipe, shards: Sequence[Path]) -> Listing:
             lists = lists or listed
             if not label and recipe.task != "multi-label":
                 why = f"label in its .{kind}" if kind else ".cls, .json or .txt beside it"
-                aside.append(Quarantined(name, UNLABELLED + why))
+                aside.append(Quarantined(name, UNLABELLED + why, "unlabelled"))
                 continue
             label = same.setdefault(label, label)  # one text for all that have it, not a million
             rows.append(Row(Member(path, inner, size, offset, size, method), name, label, role, group))

@@ -135,15 +135,17 @@ def _listing(
         held = cell if isinstance(cell, Inside) else None
         name, given = text_of(cell) if held is None else called(held), text_of(given)
         if not name:
-            aside.append(Quarantined("", f"{UNLABELLED}{image!r} in a row of {table.name}"))
+            aside.append(Quarantined("", f"{UNLABELLED}{image!r} in a row of {table.name}", "missing"))
             continue
         if not given and not unlabelled:
-            aside.append(Quarantined(name, f"{UNLABELLED}{label!r} in {table.name}"))
+            aside.append(Quarantined(name, f"{UNLABELLED}{label!r} in {table.name}", "unlabelled"))
             continue
         at: Place | None = held or find(name)
         if at is None:
             missing += 1
-            aside.append(Quarantined(name, f"is listed in {table.name}, but there is no such file"))
+            aside.append(
+                Quarantined(name, f"is listed in {table.name}, but there is no such file", "missing")
+            )
             continue
         if isinstance(at, Inside) and BETWEEN not in name:
             name = called(at)
