@@ -239,7 +239,7 @@ class Run:
         """Like predict, as a stream."""
         from finetune.evaluation.predict import predict_each
 
-        return predict_each(self.networks, self.classes, images)
+        return predict_each(self.networks, self.classes, images, depth=self.recipe.data.depth)
 
     def probabilities(self, images: ImageSet) -> np.ndarray:
         """(N, K) probabilities of an image set; where the task is regression the numbers, (N, 1)."""

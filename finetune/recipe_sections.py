@@ -77,6 +77,9 @@ class DataRecipe(Section):
     """Threads that decode and augment images."""
     max_pixels: int = Field(100_000_000, ge=1)
     """Images with more pixels are quarantined as decompression bombs."""
+    depth: int | None = Field(None, ge=8, le=32)
+    """Bits a pixel that images of more than 8 bits use (12: values up to 4095), whatever the file could hold; default:
+    16 of integers, and floats from 0 to 1 or to 255."""
     decode: Literal["fast", "exact"] = "fast"
     """fast: JPEGs far larger than the network's input are decoded at 1/2, 1/4 or 1/8, and training crops resized by
     torch; pixels differ by less than 1 of 255 on average. exact: in full, by Pillow alone."""

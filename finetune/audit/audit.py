@@ -18,7 +18,7 @@ from finetune.audit.numbers import Numbers
 from finetune.audit.outliers import outliers
 from finetune.audit.thumbnails import blank, thumbnails
 from finetune.audit.truths import Truths
-from finetune.data.imageset import ImageSet, Joined
+from finetune.data.imageset import ImageSet, Joined, counted
 from finetune.data.place import Place
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class Audit:
     """(width, height) of each image."""
     modes: Mapping[str, int]
     unreadable: tuple[tuple[str, str], ...]
-    """(path, why)."""
+    """(path, why) of all that were set aside."""
+    aside: Mapping[str, int]
+    """The same by kind: without a label, missing, unreadable."""
     exact: tuple[tuple[int, ...], ...]
     """Groups of equal bytes."""
     duplicates: tuple[tuple[int, ...], ...]
@@ -123,6 +125,7 @@ class Audit:
             "modes": dict(self.modes),
             "unreadable": [path for path, _ in self.unreadable],
             "unreadable_reasons": dict(self.unreadable),
+            "set_aside": dict(self.aside),
             "duplicates": paths(self.duplicates),
             "exact_duplicates": paths(self.exact),
             "cross_split": paths(self.cross_split),
@@ -188,6 +191,7 @@ def audit(
         sizes=tuple((info.width, info.height) for info in infos),
         modes=dict(Counter(info.mode for info in infos).most_common()),
         unreadable=tuple((q.path, q.reason) for q in read.quarantined),
+        aside=counted(read.quarantined),
         exact=tuple(map(tuple, exact)), duplicates=tuple(map(tuple, duplicates)),
         blank=tuple(int(i) for i in np.flatnonzero(empty)),
         suspects=tuple(suspect for suspect in judged.suspects if not empty[suspect[0]]),

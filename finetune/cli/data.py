@@ -111,7 +111,11 @@ def show(found: Audit) -> None:
         screen.say("Nothing found that needs mending.")
         return
     screen.heading("Found")
-    _list("Unreadable", [f"{path}: {why}" for path, why in found.unreadable])
+    aside = ", ".join(f"{n:,} {kind}" for kind, n in found.aside.items())
+    _list(
+        "Unreadable" if list(found.aside) == ["unreadable"] else f"Set aside: {aside}",
+        [f"{path}: {why}" for path, why in found.unreadable],
+    )
     _groups(found, "The same picture in more than one split, so that the test flatters", found.cross_split)
     _groups(found, truths.contradiction, found.cross_class)
     _groups(found, "The same picture more than once", found.mere_copies)
@@ -135,14 +139,24 @@ def show(found: Audit) -> None:
 
 
 def _groups(found: Audit, what: str, groups: tuple[tuple[int, ...], ...]) -> None:
-    _list(what, [" = ".join(found.names[i] for i in group) for group in groups])
+    """Groups of copies, and how many of them are of the same bytes throughout."""
+    number = {i: k for k, group in enumerate(found.exact) for i in group}
+    same = sum(len({number.get(i, -1 - i) for i in group}) == 1 for group in groups)
+    more = (
+        f", of which {same:,} byte for byte"
+        if 0 < same < len(groups)
+        else ", all byte for byte"
+        if same
+        else ""
+    )
+    _list(what, [" = ".join(found.names[i] for i in group) for group in groups], more)
 
 
-def _list(what: str, entries: list[str]) -> None:
+def _list(what: str, entries: list[str], more: str = "") -> None:
     if not entries:
         return
-    screen.bullet(f"{what} ({len(entries):,}):")
+    screen.bullet(f"{what} ({len(entries):,}{more}):")
     for entry in entries[:_SHOWN]:
-        screen.say(f"    {entry}")
+        screen.say(f"    {screen.printable(entry)}")
     if len(entries) > _SHOWN:
         screen.say(f"    and {len(entries) - _SHOWN:,} more")

@@ -35,7 +35,13 @@ def data_lines(profile: Profile) -> list[str]:
     ]
     if profile.quarantined:
         images = "image" if profile.quarantined == 1 else "images"
-        lines.append(f"{profile.quarantined} unreadable {images} set aside, listed in quarantine.csv")
+        kinds = ", ".join(f"{n:,} {kind}" for kind, n in profile.aside.items())
+        if len(profile.aside) == 1:
+            kinds = next(iter(profile.aside))
+        said = f"{profile.quarantined:,} {images} set aside ({kinds})"
+        if list(profile.aside) == ["unreadable"]:
+            said = f"{profile.quarantined:,} unreadable {images} set aside"
+        lines.append(f"{said}, listed in quarantine.csv")
     return [*lines, *profile.notes]
 
 

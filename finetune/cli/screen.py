@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
+from unicodedata import category
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -28,14 +29,29 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def printable(text: str, lines: bool = False) -> str:
+    """Control characters, and what no encoding can write, as escapes: a file name may hold any. ``lines``: new lines
+    stay.
+
+    >>> printable("a\\nb\\x1b[31m.png"), printable("a\\nb", lines=True)
+    ('a\\\\nb\\\\x1b[31m.png', 'a\\nb')
+    """
+    if text.isprintable():
+        return text
+    return "".join(repr(c)[1:-1] if category(c) in _ODD and not (lines and c == "\n") else c for c in text)
+
+
+_ODD = ("Cc", "Cs", "Zl", "Zp")
+
+
 def say(text: str = "", style: str | None = None) -> None:
     """A line of text, wrapped at words; markup is not read, so that any file name is safe."""
-    console().print(text, style=style, markup=False)
+    console().print(printable(text, lines=True), style=style, markup=False)
 
 
 def say_long(text: str, style: str | None = None) -> None:
     """A line that is never wrapped: a path or a command to copy."""
-    console().print(text, style=style, markup=False, soft_wrap=True)
+    console().print(printable(text, lines=True), style=style, markup=False, soft_wrap=True)
 
 
 def show(item: RenderableType) -> None:
@@ -50,14 +66,14 @@ def bullet(text: str) -> None:
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 1))
-    grid.add_row("·", Text(text))
+    grid.add_row("·", Text(printable(text, lines=True)))
     console().print(Padding(grid, (0, 0)))
 
 
 def heading(text: str) -> None:
     """An empty line and a title."""
     console().print()
-    console().print(text, style="bold", markup=False)
+    console().print(printable(text, lines=True), style="bold", markup=False)
 
 
 def table(
@@ -72,7 +88,7 @@ def table(
     from rich.text import Text
 
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold", show_edge=False)
-    texts = [[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row] for row in rows]
+    texts = [[cell if isinstance(cell, Text) else Text(printable(str(cell))) for cell in row] for row in rows]
     for i, name in enumerate(columns):
         yields = shrink is None or i == shrink or (not isinstance(shrink, int) and i in shrink)
         widest = max([len(name), *(row[i].cell_len for row in texts)])

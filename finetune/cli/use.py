@@ -39,7 +39,7 @@ def predict(run: str, images: tuple[Path, ...], as_json: bool, out: Path | None)
         if answer.error is not None:
             click.echo(answer.error, err=True)
         elif not as_json and out is None:
-            screen.say_long(f"{answer.image}  {_said(answer)}")
+            screen.say_long(screen.printable(f"{answer.image}  {_said(answer)}"))
     rows = [answer.to_dict() for answer in answers]
     if out is not None:
         from finetune.files import atomic_write_json
@@ -71,11 +71,12 @@ def _said(answer: Prediction) -> str:
 def _expand(images: tuple[Path, ...]) -> list[Path]:
     """Folders become the images below them, in order."""
     from finetune.data.layout import candidates, looks_like_image
+    from finetune.data.place import is_dir
     from finetune.errors import DataError, must
 
     paths: list[Path] = []
     for path in images:
-        if not path.is_dir():
+        if not is_dir(path):
             paths.append(path)
             continue
         below = [Path(file) for file in candidates(path) if isinstance(file, str) and looks_like_image(file)]
@@ -107,7 +108,7 @@ def evaluate(run: str, data: str, out: Path | None, predictions: Path | None) ->
     found = open_run(run)
     scores, labelled, probabilities = found.judge(data)
     for image in labelled.quarantined:
-        click.echo(f"{image.path} {image.reason}; left out.", err=True)
+        click.echo(screen.printable(f"{image.path} {image.reason}; left out."), err=True)
     show_scores(scores.to_dict(), f"{{}} on {labelled.folder}")
     if predictions is not None:
         write_answers(predictions, labelled.images, probabilities, found.classes)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune import ranks
 from finetune.data.hub import is_hub
+from finetune.data.place import exists
 from finetune.recipe import DataRecipe
 from finetune.runtime import available_cores
 
@@ -101,7 +102,7 @@ def begin(recipe: DataRecipe) -> bool:
     global _begun
     safe = sys.platform == "linux" and "torch" not in sys.modules and threading.active_count() == 1
     cancel()
-    if not safe or available_cores() < 2 or recipe.path is None or not Path(recipe.path).exists():
+    if not safe or available_cores() < 2 or recipe.path is None or not exists(Path(recipe.path)):
         return False
     if ranks.asked() or is_hub(recipe.path):  # opened in shares, or by a library that does not like forks
         return False

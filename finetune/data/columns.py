@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -9,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.data.parquet import read_parquet
 from finetune.data.place import Place
+from finetune.data.refusals import refuse_twins
 from finetune.errors import DataError, must
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -33,9 +36,11 @@ def read_columns(table: Place) -> Columns:
     """All columns, of equal length. Raises DataError, naming the line, for a file that is none of the kind."""
     suffix = table.suffix.lower()
     try:
-        data = table.read_bytes()
         if suffix == ".parquet":
-            return _parquet(table, data)
+            return read_parquet(table)
+        data = table.read_bytes()
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as spreadsheets save "Unicode text"
+            data = data.decode("utf-16").encode()
         text = data.decode("utf-8-sig")
         if suffix not in (".jsonl", ".ndjson"):
             header = text.split("\n", 1)[0]
@@ -43,8 +48,9 @@ def read_columns(table: Place) -> Columns:
             return _csv(table, data, header, suffix)
     except UnicodeDecodeError as error:
         raise DataError(
-            must(str(table), "text in UTF-8", f"byte {error.start} of another encoding")
-        ) from None
+            must(str(table), "text in UTF-8", f"byte {error.start} of another encoding",
+                 "Save it again in UTF-8; spreadsheets call that CSV UTF-8.")
+        ) from None  # fmt: skip
     except OSError as error:
         raise DataError(must(str(table), "a readable file", error.strerror or str(error))) from None
     return _json_lines(table, text)
@@ -64,6 +70,7 @@ def _csv(table: Place, data: bytes, header: str, suffix: str) -> Columns:
                 continue
             if not names:
                 names, found, once = cells, [[] for _ in cells], [{} for _ in cells]
+                refuse_twins(table, names)
                 continue
             if len(cells) > len(names):
                 raise DataError(
@@ -100,19 +107,6 @@ def _json_lines(table: Place, text: str) -> Columns:
             for column in columns.values():
                 column += [None] * (rows - len(column))
     return columns
-
-
-def _parquet(table: Place, data: bytes) -> Columns:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise DataError("Parquet tables need pyarrow: pip install 'finetune[parquet]'.") from None
-    try:
-        found = parquet.read_table(pyarrow.BufferReader(data))
-        return {name: found.column(name).to_pylist() for name in dict.fromkeys(found.column_names)}
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        raise DataError(must(str(table), "a Parquet file", str(error).splitlines()[0])) from None
 
 
 def text_of(cell: Any) -> str:

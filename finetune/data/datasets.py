@@ -28,10 +28,11 @@ class ReadDataset:
     """
 
     def __init__(
-        self, dataset: Any, name: str, label_of: Callable[[Any, str], int | str] | None = None
-    ) -> None:
+        self, dataset: Any, name: str, label_of: Callable[[Any, str], int | str] | None = None,
+        depth: int | None = None,
+    ) -> None:  # fmt: skip
         """``label_of`` makes a label of what the dataset has for one and its place; default: an int or str."""
-        self.dataset, self.name = dataset, name
+        self.dataset, self.name, self._depth = dataset, name, depth
         label_of = label_of or _label
         self.labels: list[int | str] = []
         self.quarantined: tuple[Quarantined, ...] = ()
@@ -74,7 +75,7 @@ class ReadDataset:
             raise DataError(must(where, "readable", words)) from error
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise DataError(must(where, PAIR, _kind(item)))
-        image, mode = as_image(item[0], where)
+        image, mode = as_image(item[0], where, self._depth)
         return image, item[1], mode
 
 
@@ -103,21 +104,24 @@ class DatasetImages(ImageSet):
         return self._read.infos[index]
 
 
-def as_image(value: Any, where: str) -> tuple[Image.Image, str]:
+def as_image(value: Any, where: str, depth: int | None = None) -> tuple[Image.Image, str]:
     """(RGB image, mode or dtype it came in) from a PIL image, array or tensor. Raises DataError.
 
     Arrays and tensors are HW, HWC or CHW with 1, 3 or 4 channels; where both readings fit, a tensor is CHW
-    and an array HWC. dtypes: uint8, bool, uint16 (scaled), float in [0, 1].
+    and an array HWC. dtypes: uint8, bool, uint16 (scaled by ``depth`` bits, or 16), float in [0, 1].
     """
     if isinstance(value, Image.Image):
-        return to_rgb(value), value.mode
+        try:
+            return to_rgb(value, depth), value.mode
+        except DataError as problem:
+            raise DataError(f"{where} must be an image. Got one that {problem} instead.") from None
     is_tensor = hasattr(value, "detach") and hasattr(value, "cpu")
     if not is_tensor and not isinstance(value, np.ndarray):
         raise DataError(must(where, PAIR, f"an image of type {type(value).__name__}"))
     array: np.ndarray = np.asarray(value.detach().cpu() if is_tensor else value)
     array = _channels_last(array, where, first=is_tensor)
     mode = str(array.dtype)
-    pixels = _as_uint8(array, where)
+    pixels = _as_uint8(array, where, depth)
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
     return to_rgb(Image.fromarray(np.ascontiguousarray(pixels))), mode
@@ -197,13 +201,16 @@ def _channels_last(array: np.ndarray, where: str, first: bool) -> np.ndarray:
     raise DataError(must(where, shapes, array.shape))
 
 
-def _as_uint8(array: np.ndarray, where: str) -> np.ndarray:
+def _as_uint8(array: np.ndarray, where: str, depth: int | None) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
-        return np.rint(array * (255.0 / 65535.0)).astype(np.uint8)
+        most = 2 ** (depth or 16) - 1
+        if array.max() > most:
+            raise DataError(must(where, f"an image of {depth} bits (data.depth), 0 to {most:,}", array.max()))
+        return np.asarray(np.rint(array * (255.0 / most)), dtype=np.uint8)
     low, high = float(array.min()), float(array.max())
     if np.issubdtype(array.dtype, np.floating):
         if not (low >= 0.0 and high <= 1.0):  # NaN fails this too

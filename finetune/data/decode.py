@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from finetune.data.deep import from_deep, is_deep, value_range
 from finetune.data.imageset import ImageInfo
 from finetune.errors import DataError
 
@@ -46,16 +46,19 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-def open_rgb(source: str | Path | bytes, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:
+def open_rgb(
+    source: str | Path | bytes, max_pixels: int = MAX_PIXELS, name: str = "", depth: int | None = None
+) -> Image.Image:
     """Decode a file or its bytes to an upright RGB image of 8 bits a channel.
 
-    Grey, 1-bit, palette, CMYK and 16-bit images are converted by value, not clipped; transparency is
-    laid on white; of an animation the first frame is taken; the EXIF orientation is applied.
+    Grey, 1-bit, palette, CMYK and 16-bit images are converted by value, not clipped (``depth``: see
+    ``finetune.data.deep``); transparency is laid on white; of an animation the first frame is taken; the EXIF
+    orientation is applied.
 
     Raises:
         DataError: the file is missing, empty, not an image, cut short, damaged or larger than max_pixels.
     """
-    return opened(source, lambda data, suffix: decode(data, max_pixels, suffix), name)
+    return opened(source, lambda data, suffix: decode(data, max_pixels, suffix, depth), name)
 
 
 def opened(source: str | Path | bytes, decoder: Callable[[bytes, str], T], name: str = "") -> T:
@@ -67,6 +70,8 @@ def opened(source: str | Path | bytes, decoder: Callable[[bytes, str], T], name:
         raise DataError(f"Image {shown!r} must be an existing file. Got none there instead.") from None
     except OSError as error:
         raise DataError(f"Image {shown!r} must be a readable file. Got {error.strerror} instead.") from None
+    except ValueError as error:  # a name with a NUL
+        raise DataError(f"Image {shown!r} must be a readable file. Got {error} instead.") from None
     try:
         return decoder(data, Path(shown).suffix.lower())
     except DataError as problem:
@@ -76,22 +81,33 @@ def opened(source: str | Path | bytes, decoder: Callable[[bytes, str], T], name:
         ) from None
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "") -> Image.Image:
+def decode(
+    data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "", depth: int | None = None
+) -> Image.Image:
     """The upright RGB image; DataError's message is the bare reason."""
-    return load_checked(open_checked(data, max_pixels, suffix))
+    return load_checked(open_checked(data, max_pixels, suffix), depth)
 
 
 def check(
-    data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "", room: int = 0, short: int | None = None
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    suffix: str = "",
+    room: int = 0,
+    short: int | None = None,
+    depth: int | None = None,
 ) -> tuple[ImageInfo, Image.Image | None]:
     """See that a file is whole: decode it if it has at most ``room`` pixels, else as cheaply as is sure.
 
     Cheaply means: a JPEG is decoded at 1/8, which reads every coefficient but computes 1/64 of the pixels;
-    of a PNG the checksum of every chunk is tested; everything else is decoded and dropped. With ``short`` a
+    of a PNG of 8 bits the checksum of every chunk is tested; everything else is decoded and dropped. With ``short`` a
     JPEG that has more pixels than are needed is decoded at the scale that ``scale_for`` gives, and kept where
     that divides its sides. The sizes are upright and in full. DataError's message is the bare reason.
     """
     image = open_checked(data, max_pixels, suffix)
+    if is_deep(image.mode):  # their values have to be known
+        rgb = load_checked(image, depth)
+        info = ImageInfo(rgb.width, rgb.height, image.mode, deep=value_range(image, depth))
+        return info, rgb if rgb.width * rgb.height <= room else None
     mode, (width, height), jpeg = image.mode, image.size, isinstance(image, JpegImageFile)
     scale = scale_for((width, height), short) if jpeg else 1
     if scale > 1 and width % scale == 0 and height % scale == 0 and width * height <= room * scale**2:
@@ -156,11 +172,11 @@ def open_checked(data: bytes, max_pixels: int = MAX_PIXELS, suffix: str = "") ->
     return image
 
 
-def load_checked(image: ImageFile.ImageFile) -> Image.Image:
+def load_checked(image: ImageFile.ImageFile, depth: int | None = None) -> Image.Image:
     """The upright RGB image of one that ``open_checked`` gave; DataError's message is the bare reason."""
     try:
         image.load()
-        return to_rgb(image)
+        return to_rgb(image, depth)
     except DataError:
         raise
     except Exception as error:
@@ -184,12 +200,12 @@ def _identify(data: bytes, suffix: str) -> ImageFile.ImageFile:
         return Image.open(io.BytesIO(data), formats=[f for f in wanted if f in Image.OPEN])
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, depth: int | None = None) -> Image.Image:
     """Any Pillow image to upright 8-bit RGB; the argument is left as it was. Raises DataError."""
     image.load()  # TIFF turns itself upright here, so the orientation is only asked for afterwards
     orientation = orientation_of(image)
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        result = _from_deep(image)
+    if is_deep(image.mode):
+        result = from_deep(image, depth)
     elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         result = _on_white(image)
     elif image.mode == "RGB":
@@ -231,26 +247,3 @@ def _on_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGB", rgba.size, (255, 255, 255))
     white.paste(rgba.convert("RGB"), mask=alpha)
     return white
-
-
-def _from_deep(image: Image.Image) -> Image.Image:
-    """More than 8 bits a pixel, one channel: scaled by the range of the type, so nothing is clipped.
-
-    16-bit modes by 65535; 32-bit integers by 65535 where they fit into 16 bits (Pillow reads some 16-bit
-    files so), by 255 where they fit into 8 bits, else by their own range; floats by 1, 255 or their own
-    range, whichever is the first that holds them.
-    """
-    values = np.asarray(image).astype(np.float64)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        limits: tuple[float, ...] = (65535.0,)
-    else:
-        limits = (255.0, 65535.0) if image.mode == "I" else (1.0, 255.0)
-    fitting = [limit for limit in limits if low >= 0 and high <= limit]
-    if fitting:
-        scaled = values * (255.0 / fitting[0])
-    else:
-        scaled = (values - low) * (255.0 / max(high - low, 1e-12))
-    grey = np.rint(scaled).astype(np.uint8)
-    return Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2))

@@ -111,7 +111,11 @@ class FolderImages(ImageSet):
     def load(self, index: int) -> Image.Image:
         file = self.files[index]
         kept = self._kept(file, 1)
-        return kept if kept is not None else open_rgb(_source(file), self._max_pixels, str(file.path))
+        return (
+            kept
+            if kept is not None
+            else open_rgb(_source(file), self._max_pixels, str(file.path), self.reading.depth)
+        )
 
     def reduced(self, index: int, short: int, array: bool = False) -> Scaled:
         file = self.files[index]
@@ -119,7 +123,8 @@ class FolderImages(ImageSet):
         if kept is not None:
             return Scaled(np.array(kept) if array else kept, (file.info.width, file.info.height))
         wanted = short if self.reading.fast else None
-        return open_scaled(_source(file), wanted, self._max_pixels, str(file.path), array)
+        name, depth = str(file.path), self.reading.depth
+        return open_scaled(_source(file), wanted, self._max_pixels, name, array, depth)
 
     def key(self, index: int, short: int) -> bytes:
         file = self.files[index]
@@ -166,17 +171,19 @@ def check_files(
     workers: int,
     decoded: Pixels,
     short: int | None = None,
+    depth: int | None = None,
 ) -> list[Checked | Quarantined | None]:
     """Open every file (at, name), see ``Checked``, once, in threads. One result a file, in order.
 
     ``short``: pixels on the short side that will be asked for, where JPEGs may be decoded at a reduced scale.
+    ``depth``: bits that deep images use, see ``finetune.data.deep``.
     A file whose name does not claim to be an image and whose bytes are none (notes.txt, Thumbs.db) gives
     None; a damaged or oversized one, or a non-image called .jpg, gives Quarantined.
     """
     results: list[Checked | Quarantined | None] = [None] * len(files)
 
     def check_one(index: int) -> None:
-        results[index] = _check(*files[index], max_pixels, decoded, short)
+        results[index] = _check(*files[index], max_pixels, decoded, short, depth)
 
     for_each(len(files), check_one, workers)
     return results
@@ -189,13 +196,16 @@ def check_together(
     workers: int,
     decoded: Pixels,
     short: int | None = None,
+    depth: int | None = None,
 ) -> list[Checked | Quarantined | None]:
     """The same, where there are several processes each opening a share of the files, and telling the others.
 
     Raises DataError where they do not see the same files.
     """
     if ranks.alone():
-        return check_files(files, max_pixels=max_pixels, workers=workers, decoded=decoded, short=short)
+        return check_files(
+            files, max_pixels=max_pixels, workers=workers, decoded=decoded, short=short, depth=depth
+        )
     digest = hashlib.sha256("\n".join(name for _, name in files).encode(errors="replace")).hexdigest()
     lists = ranks.gather(digest)
     if len(set(lists)) > 1:
@@ -205,7 +215,9 @@ def check_together(
             "data.path must hold the same files on every machine."
         )
     mine = files[slice(*ranks.rows(len(files)))]
-    found = check_files(mine, max_pixels=max_pixels, workers=workers, decoded=decoded, short=short)
+    found = check_files(
+        mine, max_pixels=max_pixels, workers=workers, decoded=decoded, short=short, depth=depth
+    )
     return [one for part in ranks.gather(found) for one in part]
 
 
@@ -222,7 +234,7 @@ def _source(file: Checked) -> Path | bytes:
 
 
 def _check(
-    at: Place, name: str, max_pixels: int, decoded: Pixels, short: int | None
+    at: Place, name: str, max_pixels: int, decoded: Pixels, short: int | None, depth: int | None
 ) -> Checked | Quarantined | None:
     path = place_of(at, name)
     suffix = path.suffix.lower()
@@ -232,14 +244,17 @@ def _check(
         if size > MAX_FILE_BYTES:
             return Quarantined(name, f"is larger than {MAX_FILE_BYTES // MEBI} MiB") if claims else None
         data = path.read_bytes()
-    except OSError as error:
-        return Quarantined(name, f"cannot be read ({error.strerror or error})") if claims else None
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        why = getattr(error, "strerror", None) or error
+        return Quarantined(name, f"cannot be read ({why})") if claims else None
     if not claims and not is_image(data, suffix):
         return None
     try:
-        info, image = check(data, max_pixels, suffix, decoded.room, short)
+        info, image = check(data, max_pixels, suffix, decoded.room, short, depth)
     except DataError as problem:
         return Quarantined(name, str(problem))
     if image is not None:
         decoded.put(name, image)
-    return Checked(at, name, hashlib.blake2b(data, digest_size=16).digest(), info)
+    # What is cached under the digest has to be of this depth.
+    salt = b"" if depth is None or info.deep is None else f"depth {depth}".encode()
+    return Checked(at, name, hashlib.blake2b(data, digest_size=16, salt=salt).digest(), info)

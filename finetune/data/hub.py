@@ -13,7 +13,7 @@ from finetune.data.columns import text_of
 from finetune.data.imageset import Quarantined
 from finetune.data.layout import ROLES
 from finetune.data.listing import UNLABELLED, Listing, Row
-from finetune.data.place import Inside, called
+from finetune.data.place import Inside, called, is_file
 from finetune.data.table import LABELS
 from finetune.errors import DataError, did_you_mean, missing_extra, must
 from finetune.recipe import DataRecipe
@@ -30,8 +30,8 @@ def is_hub(path: str | Path) -> bool:
     if str(path).startswith(PREFIX):
         return True
     folder = Path(path).expanduser()
-    return (folder / "dataset_dict.json").is_file() or (
-        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return is_file(folder / "dataset_dict.json") or (
+        is_file(folder / "state.json") and is_file(folder / "dataset_info.json")
     )
 
 
@@ -96,7 +96,7 @@ def read_hub(recipe: DataRecipe) -> Listing:
             said, listed = _label(cell, names, recipe.label_separator)
             lists = lists or listed
             if not said and recipe.task != "multi-label":
-                aside.append(Quarantined(called(place), f"{UNLABELLED}{label!r} in its row"))
+                aside.append(Quarantined(called(place), f"{UNLABELLED}{label!r} in its row", "unlabelled"))
                 continue
             group = None if groups is None else text_of(groups[index]) or None
             rows.append(Row(place, called(place), said, split, group))
@@ -138,7 +138,8 @@ def _splits(found: Any, text: str) -> tuple[dict[str, tuple[str, Any]], list[str
         return {"all": ("all", found)}, []
     if len(found) == 1:
         ((name, only),) = found.items()
-        return {str(name): ("all", only)}, []
+        held = ROLES.get(str(name).lower())
+        return {str(name): (held if held in ("val", "test") else "all", only)}, []
     used: dict[str, tuple[str, Any]] = {}
     for name, rows in found.items():
         role = ROLES.get(str(name).lower())

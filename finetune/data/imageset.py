@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,8 @@ class ImageInfo:
     """Pillow's colour mode as stored: RGB, L, P, CMYK, I;16 ..."""
     jpeg: bool = False
     """Whether it can be decoded at a reduced scale."""
+    deep: tuple[float, float] | None = None
+    """Of an image of more than 8 bits a pixel: its largest value, and the value that becomes white."""
 
 
 class ImageSet(ABC):
@@ -194,6 +197,20 @@ class Quarantined:
 
     path: str
     reason: str
+    kind: Literal["unlabelled", "missing", "unreadable"] = "unreadable"
+
+
+def counted(quarantined: Iterable[Quarantined]) -> dict[str, int]:
+    """How many of each kind, in words.
+
+    >>> counted([Quarantined("a", ""), Quarantined("b", "", "missing"), Quarantined("c", "")])
+    {'missing': 1, 'unreadable': 2}
+    """
+    kinds: Counter[str] = Counter(item.kind for item in quarantined)
+    return {words: kinds[kind] for kind, words in _KINDS.items() if kinds[kind]}
+
+
+_KINDS = {"unlabelled": "without a label", "missing": "missing", "unreadable": "unreadable"}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finetune.data.decode import IMAGE_SUFFIXES
 from finetune.data.member import Branch
-from finetune.data.place import Found, Inside
+from finetune.data.place import Found, Inside, exists, is_dir
 from finetune.errors import DataError
 
 ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -41,14 +41,26 @@ def find_layout(path: str | Path | None) -> Layout:
     if path is None:
         raise DataError(f"data.path must be {EXPECTED}. Got none instead. Pass --data DIR.")
     root = Path(path).expanduser()
-    if not root.exists():
-        raise DataError(f"data.path must be {EXPECTED}. Got {str(path)!r} instead, which does not exist.")
-    if not root.is_dir():
+    if not exists(root):
+        raise not_there(path)
+    if root.suffix.lower() == ".json":
+        raise DataError(
+            f"data.path must be a table of JSON lines, called .jsonl. Got {str(path)!r} instead. Write one object a "
+            "line, without brackets around them all."
+        )
+    if not is_dir(root):
         raise DataError(
             f"data.path must be {EXPECTED}. Got {str(path)!r} instead, which is a file and neither a table nor an "
             "archive by its name."
         )
     return layout_of(root)
+
+
+def not_there(path: str | Path, asked: str = "data.path") -> DataError:
+    """What to raise where nothing lies."""
+    return DataError(
+        f"{asked} must be an existing folder, table or archive. Got {str(path)!r} instead, which does not exist."
+    )
 
 
 def layout_of(root: Folder) -> Layout:

@@ -14,6 +14,7 @@ from finetune import ranks
 from finetune.data import ahead
 from finetune.data.arrays import ArrayDataset, paired
 from finetune.data.datasets import ReadDataset, class_names, labels_text, number_text
+from finetune.data.deep import dark
 from finetune.data.folder import Checked, FolderImages, Pixels, check_together, default_decoded
 from finetune.data.imageset import DataBundle, ImageSet, Quarantined
 from finetune.data.listing import Listing, Row, groups_of
@@ -68,7 +69,11 @@ def read_folder(recipe: DataRecipe, decoded: Pixels | None = None) -> ReadFolder
     listing, mark = ranks.each(lambda: listed(recipe))
     main = "train" if "train" in listing.splits else "all"
     if main not in listing.splits:
-        raise DataError(f"{recipe.path!r} must have training images. Got only {listing.splits[0]} instead.")
+        names = " and ".join(repr(listing.called[split]) for split in listing.splits)
+        raise DataError(
+            f"{str(recipe.path)!r} must hold training images beside {names}. Got none instead. "
+            "Call the split with the training images train."
+        )
     rows = listing.rows
     decoded = decoded or default_decoded()
     checked = check_together(
@@ -77,11 +82,13 @@ def read_folder(recipe: DataRecipe, decoded: Pixels | None = None) -> ReadFolder
         workers=worker_count(recipe.workers),
         decoded=decoded,
         short=expected_side(recipe),
+        depth=recipe.depth,
     )
     pairs = list(zip(rows, checked, strict=True))
     good = [(row, file) for row, file in pairs if isinstance(file, Checked)]
     quarantined = (*listing.aside, *(file for file in checked if isinstance(file, Quarantined)))
     notes = [*listing.notes, *_ignored(row.path.suffix for row, file in pairs if file is None)]
+    notes += dark((file.info for _, file in good), recipe.depth)
 
     task, said = task_of(recipe, listing)
     notes += said
@@ -183,7 +190,11 @@ def from_datasets(
 
 def _read(part: Any, name: str, recipe: DataRecipe) -> ReadDataset | ReadSamples:
     files = samples_of(part)
-    return ReadDataset(part, name) if files is None else ReadSamples(files[0], name, files[1], recipe)
+    return (
+        ReadDataset(part, name, depth=recipe.depth)
+        if files is None
+        else ReadSamples(files[0], name, files[1], recipe)
+    )
 
 
 _BETWEEN = "\x1f"  # the unit separator of ASCII: no name holds it
@@ -200,7 +211,8 @@ def _from_values(
     def text(value: Any, where: str) -> str:
         return number_text(value, where) if task == REGRESSION else labels_text(value, where, names, _BETWEEN)
 
-    parts = {split: ReadDataset(part, split, text) for split, part in given.items() if part is not None}
+    parts = {split: ReadDataset(part, split, text, recipe.depth) for split, part in given.items()
+             if part is not None}  # fmt: skip
     rows = [Row(Path(), f"{split}[{i}]", str(label), split) for split, part in parts.items()
             for i, label in enumerate(part.labels)]  # fmt: skip
     listing = Listing(tuple(rows), {split: split for split in parts}, by_value=True)

@@ -44,6 +44,9 @@ _HEADER, _INDEX = 1024, 48
 """Bytes of a shard, and of each image in it, beside the pixels; at most."""
 
 
+_TOLD: set[tuple[Callable[[str], None], str]] = set()
+
+
 def to_stderr(line: str) -> None:
     """One line for the user."""
     print(line, file=sys.stderr)
@@ -163,6 +166,9 @@ class PixelCache:
             size = _HEADER + sum(pixels.nbytes + _INDEX for pixels in ready.values())
             problem = None
             try:
+                self.folder.mkdir(
+                    parents=True, exist_ok=True
+                )  # where nothing can be written there is no room either
                 if not make_room(self.root, size, self._room(), self._own.__contains__):
                     problem = (
                         f"{LIMIT}={os.environ.get(LIMIT) or _DEFAULT} or half of the free disk is used up."
@@ -174,10 +180,13 @@ class PixelCache:
             except RunError as error:
                 problem = str(error)
             except OSError as error:
-                problem = str(error)
+                why = error.strerror or error
+                problem = f"{self.root} cannot be written ({why}). Set FINETUNE_CACHE to a folder of yours."
             if problem is not None and self._writes:
                 self._writes = False
-                self.say(f"Images are not cached any more: {problem}")
+                if (self.say, problem) not in _TOLD:  # training and validation each have a cache
+                    _TOLD.add((self.say, problem))
+                    self.say(f"Images are not cached any more: {problem}")
         with self._lock:
             for key in ready:
                 del self._writing[key]

@@ -75,6 +75,21 @@ def called(found: Found, root: Path | None = None) -> str:
     return found[len(above) :].replace(os.sep, "/")
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; not where the text is none that a file can have: too long, or with a NUL."""
+    return os.path.isfile(path)  # noqa: PTH113  pathlib's raises for some of those
+
+
+def is_dir(path: Path) -> bool:
+    """The same of a folder."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def exists(path: Path) -> bool:
+    """The same of either."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def size_of(place: Place) -> int:
     """Bytes of the file. Raises OSError."""
     return place.size if isinstance(place, Inside) else place.stat().st_size

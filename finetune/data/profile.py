@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from finetune.data.imageset import DataBundle
+from finetune.data.imageset import DataBundle, counted
 from finetune.task import MULTI_LABEL, REGRESSION
 
 
@@ -42,6 +42,8 @@ class Profile:
     """How the splits were made and what looked odd."""
     source: str = ""
     """Where the images came from."""
+    aside: dict[str, int] = field(default_factory=dict)
+    """The images set aside by kind: without a label, missing, unreadable."""
     task: str = "single-label"
     """What is learned. Of several labels an image ``counts`` are those of the labels; of a number those of the groups
     of like numbers that samples are stratified by."""
@@ -81,6 +83,7 @@ def profile(bundle: DataBundle) -> Profile:
         heights=_spread([i.height for i in infos]),
         modes=dict(Counter(i.mode for i in infos).most_common()),
         quarantined=len(bundle.quarantined),
+        aside=counted(bundle.quarantined),
         notes=bundle.notes,
         source=bundle.source,
         task=train.task.name,

@@ -26,11 +26,13 @@ class Reading:
     """Where resized images are kept."""
     side: int = 0
     """``expected_side``, for those who need few pixels: the scale that images were first decoded at."""
+    depth: int | None = None
+    """Bits that images of more than 8 bits use; None: see ``finetune.data.deep``."""
 
     @classmethod
     def of(cls, recipe: DataRecipe) -> Reading:
         """As the recipe has it."""
-        return cls(recipe.decode == "fast", recipe.cache, expected_side(recipe) or 0)
+        return cls(recipe.decode == "fast", recipe.cache, expected_side(recipe) or 0, recipe.depth)
 
 
 def needed_side(prep: Preprocessing, short: int = 0) -> int:

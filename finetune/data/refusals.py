@@ -1,10 +1,13 @@
-"""What is said of an archive that must be something else, and when it is a decompression bomb."""
+"""What is said of an archive or a table that must be something else, and when an archive is a decompression bomb."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune.data.memory import MEBI
+from finetune.data.place import Place
 from finetune.errors import DataError
 
 BOMB_RATIO, BOMB_BYTES = 200, 1024 * MEBI
@@ -30,3 +33,13 @@ def bomb(path: Path, unpacked: str, size: int) -> DataError:
     return refused(
         path, f"an archive of images. Got {unpacked} bytes out of {size:,} instead: a decompression bomb."
     )
+
+
+def refuse_twins(table: Place, columns: Sequence[str]) -> None:
+    """Raises DataError where two columns have one name: which of them is meant would be a guess."""
+    for name, count in Counter(map(str.strip, columns)).items():
+        if name and count > 1:
+            raise DataError(
+                f"Column {name!r} of {str(table)!r} must appear once. Got {count} of that name instead. "
+                "Rename or remove the others."
+            )

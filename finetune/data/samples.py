@@ -25,8 +25,9 @@ class ReadSamples:
         self._recipe, self._decoded = recipe, default_decoded()
         files = [_shown(path, root) for path, _ in samples]
         found = check_files(
-            files, max_pixels=recipe.max_pixels, workers=worker_count(recipe.workers), decoded=self._decoded
-        )
+            files, max_pixels=recipe.max_pixels, workers=worker_count(recipe.workers), decoded=self._decoded,
+            depth=recipe.depth,
+        )  # fmt: skip
         kept = [i for i, file in enumerate(found) if isinstance(file, Checked)]
         self._files = [file for file in found if isinstance(file, Checked)]
         self.labels: list[int | str] = [int(samples[i][1]) for i in kept]

@@ -63,7 +63,12 @@ def as_picture(pixels: Image.Image | np.ndarray) -> Image.Image:
 
 
 def decode_scaled(
-    data: bytes, short: int | None, max_pixels: int = MAX_PIXELS, suffix: str = "", array: bool = False
+    data: bytes,
+    short: int | None,
+    max_pixels: int = MAX_PIXELS,
+    suffix: str = "",
+    array: bool = False,
+    depth: int | None = None,
 ) -> Scaled:
     """The upright RGB image, with at least ``short`` pixels on its short side where it has them; None: in full.
 
@@ -80,7 +85,7 @@ def decode_scaled(
         found = load_scaled(image, scale)
         # What ends within a pixel is for Pillow, which alone resizes from such a box.
         return replace(found, pixels=np.array(found.pixels)) if array and found.box is None else found
-    rgb = load_checked(image)
+    rgb = load_checked(image, depth)
     return Scaled(np.array(rgb) if array else rgb, rgb.size)
 
 
@@ -110,9 +115,14 @@ def open_scaled(
     max_pixels: int = MAX_PIXELS,
     name: str = "",
     array: bool = False,
+    depth: int | None = None,
 ) -> Scaled:
     """The same from a file. Raises DataError as ``open_rgb`` does."""
-    return opened(source, lambda data, suffix: decode_scaled(data, short, max_pixels, suffix, array), name)
+
+    def decoder(data: bytes, suffix: str) -> Scaled:
+        return decode_scaled(data, short, max_pixels, suffix, array, depth)
+
+    return opened(source, decoder, name)
 
 
 def load_scaled(image: ImageFile, scale: int) -> Scaled:

@@ -27,7 +27,7 @@ from finetune.data.imageset import Quarantined
 from finetune.data.layout import ROLES
 from finetune.data.listing import UNLABELLED, Listing, Row
 from finetune.data.member import Member
-from finetune.data.place import BETWEEN
+from finetune.data.place import BETWEEN, exists, is_dir, is_file
 from finetune.data.table import LABELS, joined
 from finetune.errors import DataError, RunError, must
 from finetune.files import atomic_write_bytes
@@ -49,13 +49,13 @@ def find_shards(path: str | Path) -> tuple[Path, ...] | None:
     tars (or of train/ val/ test/ with tars). None for anything else. Raises DataError where a shard is missing.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
+    if is_dir(path):
         return _in_folder(path) or None
-    if path.exists() or not _PATTERN.search(str(path)) or not is_shard(path):
+    if exists(path) or not _PATTERN.search(str(path)) or not is_shard(path):
         return None
     found: dict[Path, None] = {}
     for name in expand(str(path)):
-        matches = [Path(name)] if Path(name).is_file() else [Path(n) for n in sorted(glob.glob(name))]  # noqa: PTH207
+        matches = [Path(name)] if is_file(Path(name)) else [Path(n) for n in sorted(glob.glob(name))]  # noqa: PTH207
         if not matches:
             raise DataError(must("data.path", "shards that are there", f"{name!r}, which does not exist"))
         found |= dict.fromkeys(matches)
@@ -148,7 +148,7 @@ def read_shards(recipe: DataRecipe, shards: Sequence[Path]) -> Listing:
             lists = lists or listed
             if not label and recipe.task != "multi-label":
                 why = f"label in its .{kind}" if kind else ".cls, .json or .txt beside it"
-                aside.append(Quarantined(name, UNLABELLED + why))
+                aside.append(Quarantined(name, UNLABELLED + why, "unlabelled"))
                 continue
             label = same.setdefault(label, label)  # one text for all that have it, not a million
             rows.append(Row(Member(path, inner, size, offset, size, method), name, label, role, group))

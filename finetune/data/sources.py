@@ -19,6 +19,7 @@ from finetune.data.layout import (
 )
 from finetune.data.listing import Listing, grouped, of_layout
 from finetune.data.member import Branch, Contents, Member
+from finetune.data.place import is_dir, is_file
 from finetune.data.shards import find_shards, read_shards
 from finetune.data.table import Find, read_table
 from finetune.recipe import DataRecipe
@@ -32,11 +33,11 @@ def listed(recipe: DataRecipe) -> tuple[Listing, str]:
     shards = _shards(path)
     if shards is not None:
         return _grouped(read_shards(recipe, shards), recipe, table=True), ""
-    if path is None or path.is_dir():
+    if path is None or is_dir(path):
         return _grouped(of_layout(find_layout(path)), recipe), "/"
     if is_table(path):
         return _grouped(read_table(recipe), recipe, table=True), ""
-    if is_archive(path) and path.is_file():
+    if is_archive(path) and is_file(path):
         return _in_archive(recipe, path)
     return of_layout(find_layout(path)), "/"  # which says what is wrong with it
 
@@ -59,7 +60,7 @@ def is_folder_of_classes(path: Path) -> bool:
     """Whether classes are folders there, if it is there at all: no shards, nor a tar that looks like one."""
     if is_hub(path) or _shards(path) is not None:
         return False
-    if path.is_dir() or not (is_shard(path) and path.is_file()):
+    if is_dir(path) or not (is_shard(path) and is_file(path)):
         return True
     return not _looks_like_shard(index(path))
 
@@ -70,7 +71,7 @@ def _shards(path: Path | None) -> tuple[Path, ...] | None:
     if (
         found
         and path is not None
-        and path.is_dir()
+        and is_dir(path)
         and any(looks_like_image(file) for file in candidates(path))
     ):
         return None

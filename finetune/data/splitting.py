@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from finetune.data.folds import folds_of
+from finetune.data.group_notes import kept_whole
 from finetune.data.imageset import DataBundle, ImageSet, Joined, Quarantined
 from finetune.data.leaking import enough, leaking, said
 from finetune.data.sameness import repeated, require_different, too_few_different
@@ -104,6 +105,8 @@ def split_sets(
         carved = f"{share:.0%} of {called.get(main, main)}"
         pool, val, found = _without_leaks(pool, val, tracks, groups or {}, main, carved)
 
+    whole, shares = tracks.groups, {"val": recipe.val_fraction, "test": recipe.test_fraction}
+    shares = {name: shares[name] for name, part in (("val", val), ("test", test)) if part is None}
     if test is None:
         kept, held = tracks.carve(pool, recipe.test_fraction, seed)
         pool, test = pool.subset(kept), pool.subset(held)
@@ -123,6 +126,9 @@ def split_sets(
     told += [found] if found else []
 
     _require_some(pool, val, test, recipe, grouped=tracks.groups is not None)
+    if whole is not None and shares and recipe.folds is None and recipe.limit_per_class is None:
+        sizes = [len(pool), *({"val": len(val), "test": len(test)}[name] for name in shares)]
+        told += kept_whole(whole.tolist(), sizes, [1 - sum(shares.values()), *shares.values()])
     told += rare(pool, val, test)
     told += leaks(pool, val, test)
     return DataBundle(pool, val, test, quarantined=quarantined, notes=tuple(told), source=source)

@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from finetune.data.archive import is_archive, plain_name, read_archive
 from finetune.data.columns import Columns, is_table, read_columns, rows_in, text_of, texts
 from finetune.data.imageset import Quarantined
+from finetune.data.layout import not_there
 from finetune.data.listing import UNLABELLED, Listing, Row
-from finetune.data.place import BETWEEN, Inside, Place, called
+from finetune.data.place import BETWEEN, Inside, Place, called, is_file
 from finetune.errors import DataError, did_you_mean, must
 from finetune.recipe import DataRecipe
 
@@ -25,6 +27,9 @@ _SHOWN = 5
 _STATS = 64
 """Files of a folder that are asked for one by one before the folder is listed."""
 
+_OBJECTS = (dict, list, bytes, Inside)
+_OBJECTS_CALLED = {dict: "a JSON object", list: "a list in a list"}
+
 Find = Callable[[str], Place | None]
 """From a path in the table to the folder where it begins, or to the member of an archive; None where none is there."""
 
@@ -35,19 +40,18 @@ def read_table(
     """The rows of the table ``recipe.path``; no image is opened.
 
     Columns are those that the recipe names, else the first of the usual names. Relative paths start at
-    ``recipe.root``, else at the table's folder; ``photos.zip!/a.jpg`` lies in an archive. Entries without a label, and
-    files that are not there, are set aside; but no label means none of the labels where the recipe says that the
-    task is multi-label. Lists of labels (JSON, Parquet) are joined by the recipe's separator. With ``prefer`` a
-    column that the recipe names may be missing. ``table`` and ``find``: a table that lies elsewhere, and its images.
+    ``recipe.root``, else at the table's folder; ``photos.zip!/a.jpg`` lies in an archive, and the cells of a Parquet
+    table may be images themselves. Entries without a label, and files that are not there, are set aside; but no label
+    means none of the labels where the recipe says that the task is multi-label. Lists of labels (JSON, Parquet) are
+    joined by the recipe's separator. With ``prefer`` a column that the recipe names may be missing. ``table`` and
+    ``find``: a table that lies elsewhere, and its images.
     Raises DataError, naming what is wrong with the table.
     """
     table = table or Path(str(recipe.path)).expanduser()
     root = Path(recipe.root).expanduser() if recipe.root is not None else None
     if isinstance(table, Path):
-        if not table.is_file():
-            raise DataError(
-                must("data.path", "an existing folder or table", f"{str(table)!r}, which does not exist")
-            )
+        if not is_file(table):
+            raise not_there(table)
         root = root or table.parent
     columns = read_columns(table)
     if not rows_in(columns):
@@ -57,10 +61,11 @@ def read_table(
         for name in (recipe.image_column, recipe.label_column)
     ]
     names = list(columns)
-    image = _column(table, names, asked[0], _IMAGE, "image")
+    image = _image_column(table, columns, asked[0])
     label = _column(table, names, asked[1], LABELS, "label")
     split = _split_column(table, names, recipe, columns)
     group = _group_column(table, names, recipe)
+    _refuse_objects(table, columns, image, label)
     lists = any(isinstance(cell, list) for cell in columns[label])
     if lists:
         columns[label] = [joined(table, cell, recipe.label_separator) for cell in columns[label]]
@@ -93,12 +98,11 @@ class OnDisk:
             self._asked[folder] = asked = self._asked.get(folder, 0) + 1
             if asked == _STATS:  # one listing is cheaper than so many questions
                 self._held[folder] = _files(self.root / folder)
-        return (
-            self.root if (self.root / name).is_file() else None
-        )  # a listing may write a name in another way
+        # A listing may write a name in another way.
+        return self.root if is_file(self.root / name) else None
 
     def _within(self, archive: Path, inner: str) -> Place | None:
-        if not is_archive(archive) or not archive.is_file():
+        if not is_archive(archive) or not is_file(archive):
             return None
         if archive not in self._archives:
             self._archives[archive] = read_archive(archive).root.find
@@ -109,7 +113,7 @@ def _files(folder: Path) -> frozenset[str]:
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries if entry.is_file())
-    except OSError:
+    except (OSError, ValueError):
         return frozenset()
 
 
@@ -128,17 +132,20 @@ def _listing(
     groups = nothing if group is None else columns[group]
     role_of = {} if split else {"": "all"}
     for cell, given, part, member in zip(columns[image], columns[label], splits, groups, strict=True):
-        name, given = text_of(cell), text_of(given)
+        held = cell if isinstance(cell, Inside) else None
+        name, given = text_of(cell) if held is None else called(held), text_of(given)
         if not name:
-            aside.append(Quarantined("", f"{UNLABELLED}{image!r} in a row of {table.name}"))
+            aside.append(Quarantined("", f"{UNLABELLED}{image!r} in a row of {table.name}", "missing"))
             continue
         if not given and not unlabelled:
-            aside.append(Quarantined(name, f"{UNLABELLED}{label!r} in {table.name}"))
+            aside.append(Quarantined(name, f"{UNLABELLED}{label!r} in {table.name}", "unlabelled"))
             continue
-        at = find(name)
+        at: Place | None = held or find(name)
         if at is None:
             missing += 1
-            aside.append(Quarantined(name, f"is listed in {table.name}, but there is no such file"))
+            aside.append(
+                Quarantined(name, f"is listed in {table.name}, but there is no such file", "missing")
+            )
             continue
         if isinstance(at, Inside) and BETWEEN not in name:
             name = called(at)
@@ -196,12 +203,37 @@ def _column(table: Place, columns: list[str], asked: str | None, usual: Sequence
     )
 
 
+def _image_column(table: Place, columns: Columns, asked: str | None) -> str:
+    """The one asked for, else that which holds images itself, else by the usual names."""
+    held = [name for name, cells in columns.items() if isinstance(cells[0], Inside)]
+    usual = [name for name in held if name.strip().lower() in _IMAGE] or held
+    if asked is None and len(usual) == 1:
+        return usual[0]
+    return _column(table, list(columns), asked, _IMAGE, "image")
+
+
+def _refuse_objects(table: Place, columns: Columns, image: str, label: str) -> None:
+    """Raises DataError for a label that is neither text nor a number, nor a list of those."""
+    for number, cell in enumerate(columns[label], 1):
+        if isinstance(cell, (str, int, float, NoneType)):
+            continue
+        odd = [part for part in (cell if isinstance(cell, list) else [cell]) if isinstance(part, _OBJECTS)]
+        if odd:
+            of = columns[image][number - 1]
+            named = "" if isinstance(of, _OBJECTS) else f" ({text_of(of)!r})"
+            raise DataError(
+                must(f"Label {label!r} of row {number}{named} of {str(table)!r}", "a text, a number or a list of those",
+                     _OBJECTS_CALLED.get(type(odd[0]), "bytes"),
+                     "Another column: data.label_column=NAME.")
+            )  # fmt: skip
+
+
 def _split_column(table: Place, names: list[str], recipe: DataRecipe, columns: Columns) -> str | None:
     if recipe.split_column is not None:
         return _column(table, names, recipe.split_column, _SPLIT, "split")
     for name in names:
         # One role is enough: a typo in another row must be told, and not put test images into training.
-        if name.strip().lower() in _SPLIT and "train" in map(_ROLES.get, texts(columns[name])):
+        if name.strip().lower() in _SPLIT and not texts(columns[name]).isdisjoint(_ROLES):
             return name
     return None
 

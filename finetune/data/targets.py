@@ -61,7 +61,19 @@ def task_of(recipe: DataRecipe, listing: Listing) -> tuple[Task, tuple[str, ...]
             f"Column {listing.label_name!r} holds numbers that are not whole, as {fraction:g}: the task is "
             "regression. data.task=single-label takes each number for a class.",
         )
-    return SINGLE_LABEL, ()
+    return SINGLE_LABEL, _mixed(listing.label_name, labels, numbers)
+
+
+def _mixed(name: str, labels: Sequence[str], numbers: Sequence[float | None]) -> tuple[str, ...]:
+    """A sentence where some labels are numbers and others are words: a column that was filled in two ways?"""
+    number = next((label for label, n in zip(labels, numbers, strict=True) if n is not None), None)
+    word = next((label for label, n in zip(labels, numbers, strict=True) if n is None and label), None)
+    if number is None or word is None:
+        return ()
+    return (
+        f"Column {name!r} holds words and numbers, as {word!r} and {number!r}: each is a class. "
+        "Mend the table if one of them is a mistake.",
+    )
 
 
 def encode(

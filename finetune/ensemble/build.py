@@ -19,6 +19,7 @@ from finetune.ensemble.candidates import (
 )
 from finetune.ensemble.folder import copy_model, judged, new_folder, write_result
 from finetune.events import Listener
+from finetune.recipe import DataRecipe
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle, ImageSet
@@ -77,7 +78,13 @@ def _labelled(data: RunLike | ImageSet, run: Run) -> Labelled:
     from finetune.evaluation.labelled import labelled_images
 
     asked = run.recipe.data
-    return labelled_images(data, run.classes, asked.max_pixels, run.task, None if run.task.plain else asked)
+    return labelled_images(
+        data,
+        run.classes,
+        asked.max_pixels,
+        run.task,
+        DataRecipe(depth=asked.depth) if run.task.plain else asked,
+    )
 
 
 def ensemble(

@@ -12,10 +12,10 @@ import numpy as np
 from finetune.data.archive import is_archive, read_archive
 from finetune.data.folder import Checked, Decoded, FolderImages, check_files, default_decoded
 from finetune.data.imageset import ImageSet, Quarantined
-from finetune.data.layout import Folder, candidates, class_name, subfolders
+from finetune.data.layout import Folder, candidates, class_name, not_there, subfolders
 from finetune.data.listing import Row
 from finetune.data.member import Branch
-from finetune.data.place import Inside, called
+from finetune.data.place import Inside, called, exists, is_dir, is_file
 from finetune.data.reading import Reading, expected_side
 from finetune.data.sources import archive_root, is_folder_of_classes, listed
 from finetune.data.table import is_table, read_table
@@ -57,7 +57,7 @@ def labelled_images(
     path = Path(data).expanduser()
     asked = recipe or DataRecipe()
     flat = is_folder_of_classes(path)
-    if is_table(path) and not path.is_dir():
+    if is_table(path) and not is_dir(path):
         asked = asked.model_copy(update={"path": str(path), "max_pixels": max_pixels, "task": task.name,
                                          "root": None, "group_by": None, "split_column": None})  # fmt: skip
         rows, where, aside = _rows_of_table(asked)
@@ -83,6 +83,7 @@ def labelled_images(
         workers=worker_count("auto"),
         decoded=decoded,
         short=expected_side(asked),
+        depth=asked.depth,
     )
     good = [i for i, found in enumerate(results) if isinstance(found, Checked)]
     bad = (*aside, *(found for found in results if isinstance(found, Quarantined)))
@@ -117,7 +118,7 @@ def _numbered(
 
 def _opened(path: Path) -> tuple[Folder, tuple[Quarantined, ...]]:
     """The folder, or that inside of an archive, and what may not be read there."""
-    if path.is_dir() or not (is_archive(path) and path.is_file()):
+    if is_dir(path) or not (is_archive(path) and is_file(path)):
         return path, ()
     contents = read_archive(path)
     return archive_root(contents), contents.aside
@@ -152,8 +153,10 @@ def _require_known(names: Sequence[str], what: str, classes: tuple[str, ...]) ->
 
 def _class_root(root: Folder, classes: tuple[str, ...]) -> Folder:
     constraint = f"a folder with sub-folders named as the run's classes ({_some(classes)})"
-    if not isinstance(root, Branch) and not root.is_dir():
-        got = f"{str(root)!r}, which {'is a file' if root.exists() else 'does not exist'}"
+    if not isinstance(root, Branch) and not is_dir(root):
+        if not exists(root):
+            raise not_there(str(root), "--data")
+        got = f"{str(root)!r}, which is a file"
         raise DataError(must("--data", constraint, got))
     found = subfolders(root)
     if any(class_name(folder) in classes for folder in found):

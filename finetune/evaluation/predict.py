@@ -162,10 +162,11 @@ def predict_each(
     sources: Iterable[Any],
     *,
     threads: int | Literal["auto"] = "auto",
+    depth: int | None = None,
 ) -> Iterator[Prediction]:
     """Predictions in order, a bad image among them as one with an ``error``.
 
-    A source is a path, a PIL image, an array or a tensor, as in a dataset.
+    A source is a path, a PIL image, an array or a tensor, as in a dataset. ``depth``: as in training.
     """
     stream = enumerate(sources)
     while chunk := list(islice(stream, _CHUNK)):
@@ -173,7 +174,7 @@ def predict_each(
         for index, source in chunk:
             name = str(source) if isinstance(source, (str, Path)) else f"image {index}"
             try:
-                opened.append((name, _open(source, name), ""))
+                opened.append((name, _open(source, name, depth), ""))
             except DataError as error:
                 opened.append((name, None, str(error)))
         good = [(name, image) for name, image, _ in opened if image is not None]
@@ -187,8 +188,10 @@ def predict_each(
                 yield _answer(name, next(answers), classes, task)
 
 
-def _open(source: Any, name: str) -> Image.Image:
-    return open_rgb(source) if isinstance(source, (str, Path)) else as_image(source, name)[0]
+def _open(source: Any, name: str, depth: int | None) -> Image.Image:
+    if isinstance(source, (str, Path)):
+        return open_rgb(source, depth=depth)
+    return as_image(source, name, depth)[0]
 
 
 def _answer(name: str, probabilities: np.ndarray, classes: tuple[str, ...], task: str) -> Prediction:

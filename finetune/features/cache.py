@@ -68,6 +68,9 @@ def _libraries() -> dict[str, str]:
     return own | {name: version(name) for name in ("timm", "torchvision")}
 
 
+_told: set[tuple[Path, str]] = set()
+
+
 class FeatureCache:
     """Rows of one network. ``disk=False`` keeps them in this process only, no key as long as the object."""
 
@@ -114,10 +117,20 @@ class FeatureCache:
             return
         names = np.frombuffer(b"".join(short), dtype=np.uint8).reshape(len(short), _DIGEST)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             write_shard(self.folder, {"digests": names, "rows": rows}, {"crc32": checksum(names, rows)})
         except RunError as error:
-            self.message(f"Features are not cached: {error}")
-            self.disk = False
+            self._give_up(str(error))
+        except OSError as error:
+            why = f"cannot be written ({error.strerror or error}). Set FINETUNE_CACHE to a folder of yours."
+            self._give_up(f"{self.folder.parent} {why}")
+
+    def _give_up(self, why: str) -> None:
+        """Say why nothing more goes to the disk, once a process: a run opens the cache many times."""
+        self.disk = False
+        if (self.folder.parent, why) not in _told:
+            _told.add((self.folder.parent, why))
+            self.message(f"Features are not cached: {why}")
 
     def get(self, digests: Sequence[bytes]) -> np.ndarray:
         """(N, sum of widths) float32 rows in the order asked for; KeyError for one that was never added."""

@@ -142,7 +142,7 @@ def test_files_are_decoded_once_from_checking_to_evaluation(
 
     calls = []
     real = decode.to_rgb
-    monkeypatch.setattr(decode, "to_rgb", lambda image: (calls.append(1), real(image))[1])
+    monkeypatch.setattr(decode, "to_rgb", lambda *args: (calls.append(1), real(*args))[1])
     bundle = load_data(DataRecipe(path=str(write_tree(tmp_path, ant=10, bee=10))), 0)
     for part in (bundle.train, bundle.val, bundle.test):
         eval_tensor(part, PREP)

@@ -281,7 +281,7 @@ def refused(root: Path | str, message: str, **keys: object) -> None:
 def test_missing_folder(tmp_path: Path) -> None:
     refused(
         tmp_path / "nope",
-        r"data.path must be a folder with one sub-folder .* Got '.*nope' instead, which does not",
+        r"data.path must be an existing folder, table or archive. Got '.*nope' instead, which does not",
     )
     refused(None, r"data.path must be .* Got none instead. Pass --data DIR")
 

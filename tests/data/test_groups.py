@@ -119,6 +119,28 @@ def test_images_that_do_not_match_are_told(tracks: Path) -> None:
     assert any("does not match 1 image ('disc/other.png')" in note for note in bundle.notes)
 
 
+def noted(bundle: DataBundle) -> list[str]:
+    return [note for note in bundle.notes if "kept whole" in note]
+
+
+def test_real_shares_are_told_where_they_are_far_off(tracks: Path, picture_folder: Path) -> None:
+    few = load_data(DataRecipe(path=str(tracks), group_by=r"(\d+)_\d+\.png"), 0)
+    sizes = [len(few.train), len(few.val), len(few.test)]
+    shares = " / ".join(f"{size / 36:.0%}" for size in sizes)
+    assert noted(few) == [f"4 groups are kept whole, so the shares are {shares}, not 70% / 15% / 15%."]
+    many = load_data(DataRecipe(path=str(tracks), group_by=r"(.*)\.png"), 0)
+    assert noted(many) == ["36 groups are kept whole."]
+    assert not noted(load_data(DataRecipe(path=str(tracks)), 0))
+    given = tracks.parent / "given"
+    shutil.copytree(tracks, given / "train")
+    shutil.copytree(picture_folder, given / "test")
+    some = load_data(DataRecipe(path=str(given), group_by=r"(\d+)_\d+\.png"), 0)
+    shares = " / ".join(f"{len(part) / 36:.0%}" for part in (some.train, some.val))
+    assert noted(some) == [f"4 groups are kept whole, so the shares are {shares}, not 85% / 15%."]
+    for keys in ({"limit_per_class": 4}, {"folds": 3, "fold": 1}):
+        assert not noted(load_data(DataRecipe(path=str(tracks), group_by=r"(\d+)_\d+\.png", **keys), 0))
+
+
 def test_two_images_a_class_of_two_tracks_are_divided(tracks: Path) -> None:
     recipe = DataRecipe(path=str(tracks), group_by=r"(.*)_\d+\.png", val_fraction=0.25, test_fraction=0.25,
                         limit_per_class=2)  # fmt: skip

@@ -144,7 +144,23 @@ def test_rows_without_label_or_file_are_set_aside(picture_folder: Path, tmp_path
             b"path,label\na.png,x\na.png,y\n",
             r"must list images that exist.*'a.png', is listed.*data.root",
         ),
-        ("t.csv", b"path,label\n\xff\xfe.png,x\n", "text in UTF-8. Got byte 11"),
+        (
+            "t.csv",
+            b"path,label\n\xff\xfe.png,x\n",
+            "text in UTF-8. Got byte 11 of another encoding instead. Save it again in UTF-8",
+        ),
+        ("t.csv", "path,label\na.png,x".encode("utf-16")[:-1], "text in UTF-8. Got byte"),
+        (
+            "t.csv",
+            b"path,label,label\na.png,x,y\n",
+            "Column 'label' of .* must appear once. Got 2 of that name",
+        ),
+        (
+            "t.jsonl",
+            b'{"path": "a.png", "label": "x"}\n{"path": "b.png", "label": {"a": "ants"}}\n',
+            r"Label 'label' of row 2 \('b.png'\) of .* must be a text, a number .*Got a JSON object.*label_column",
+        ),
+        ("t.jsonl", b'{"path": "a.png", "label": ["x", ["y"]]}\n', "row 1 .*Got a list in a list"),
         ("t.csv", b'path,label\n"a.png,x\nb.png,y\n', "Line 3 of .* is not CSV: unexpected end of data"),
         ("t.jsonl", b'{"path": "a.png", "label": 1}\n{"path"\n', "Line 2 of .* is not JSON"),
         ("t.jsonl", b"[1]\n", "Line 1 of .* a JSON object. Got list"),
@@ -162,12 +178,75 @@ def test_a_bad_table_is_told(name: str, content: bytes, message: str, tmp_path: 
 
 
 def test_a_bad_parquet_file_and_a_missing_table(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="existing folder or table. Got .*none.csv.* does not exist"):
+    with pytest.raises(DataError, match="existing folder, table or archive. Got .*none.csv.* does not exist"):
         load_data(DataRecipe(path=str(tmp_path / "none.csv")), 0)
     pytest.importorskip("pyarrow")
     (tmp_path / "t.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match="must be a Parquet file"):
         load_data(DataRecipe(path=str(tmp_path / "t.parquet")), 0)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300 + ".png", "x" * 300 + "/a.png", "x" * 300 + ".zip!/a.png", "a\0b.png"]
+)
+def test_a_name_that_no_file_can_have_is_not_there(name: str, picture_folder: Path, tmp_path: Path) -> None:
+    rows = [{"path": name, "label": "disc"}, *rows_of(picture_folder)]
+    rows += [{"path": f"{name.rpartition('/')[0]}/{i}", "label": "disc"} for i in range(70)]
+    table = write_json(tmp_path / "t.jsonl", rows)
+    bundle = load_data(DataRecipe(path=str(table), root=str(picture_folder)), 0)
+    assert [item.path for item in bundle.quarantined] == [row["path"] for row in (rows[0], *rows[-70:])]
+    assert {item.reason for item in bundle.quarantined} == {"is listed in t.jsonl, but there is no such file"}
+
+
+@pytest.mark.parametrize("end", ["", ".csv", ".zip", "*.tar", "/a"])
+def test_a_path_that_nothing_can_have(end: str) -> None:
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(DataError, match="data.path must be"):
+            load_data(DataRecipe(path=name + end), 0)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_marked_encodings_are_read(encoding: str, picture_folder: Path, tmp_path: Path) -> None:
+    rows = [f"{row['path']},{row['label']}é" for row in rows_of(picture_folder)]
+    (tmp_path / "t.csv").write_bytes("\r\n".join(["path,label", *rows]).encode(encoding))
+    bundle = load_data(DataRecipe(path=str(tmp_path / "t.csv"), root=str(picture_folder)), 0)
+    assert bundle.classes == ("acrossé", "discé", "downé")
+
+
+def test_twins_of_a_parquet_table_and_columns_without_a_name(picture_folder: Path, tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table([["a"]] * 3, ["path", "label", "label"]), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="Column 'label' of .* must appear once"):
+        load_data(DataRecipe(path=str(tmp_path / "t.parquet")), 0)
+    rows = [f"{row['path']},{row['label']},," for row in rows_of(picture_folder)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,,", *rows]))
+    assert len(load_data(DataRecipe(path=str(tmp_path / "t.csv"), root=str(picture_folder)), 0).classes) == 3
+
+
+def test_words_among_numbers_are_told(picture_folder: Path, tmp_path: Path) -> None:
+    rows = rows_of(picture_folder)
+    said = {}
+    for name, label in (("mixed", "3.5"), ("words", "disc")):
+        table = write_csv(tmp_path / f"{name}.csv", [*rows[:-1], {**rows[-1], "label": label}])
+        said[name] = load_data(DataRecipe(path=str(table), root=str(picture_folder)), 0).notes
+    expected = (
+        "Column 'label' holds words and numbers, as 'across' and '3.5': each is a class. Mend the table"
+    )
+    assert sum(note.startswith(expected) for note in said["mixed"]) == 1
+    assert not any("words and numbers" in note for note in said["words"])
+
+
+def test_a_json_array_is_told_what_to_be(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text('[{"path": "a.png", "label": "x"}]')
+    with pytest.raises(
+        DataError, match=r"a table of JSON lines, called .jsonl. Got .*t.json' instead. Write one object"
+    ):
+        load_data(DataRecipe(path=str(tmp_path / "t.json")), 0)
+    for name in ("no.json", "no.zip", "no.tar", "no"):
+        with pytest.raises(
+            DataError, match=f"existing folder, table or archive. Got .*{name}' instead, which does not exist"
+        ):
+            load_data(DataRecipe(path=str(tmp_path / name)), 0)
 
 
 def test_two_labels_for_one_image(picture_folder: Path, tmp_path: Path) -> None:

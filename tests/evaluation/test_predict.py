@@ -130,7 +130,9 @@ def test_unreadable_images_are_set_aside(tmp_path: Path) -> None:
 
 
 def test_bad_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"--data must be a folder .*red, green, blue.* which does not exist"):
+    with pytest.raises(
+        DataError, match=r"--data must be an existing folder, table or archive. Got .* which does not exist"
+    ):
         labelled_images(tmp_path / "none", CLASSES)
     with pytest.raises(DataError, match="with no sub-folders instead"):
         labelled_images(tmp_path, CLASSES)

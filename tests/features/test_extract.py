@@ -201,8 +201,11 @@ def test_cache_folder_that_cannot_be_written(
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "file"))
     lines: list[str] = []
     assert len(extract(backbone, Noise(3), message=lines.append)) == 3
-    assert len(lines) == 1
-    assert lines[0].startswith("Features are not cached: ")
+    extract(backbone, Noise(4), message=lines.append)
+    assert lines == [
+        f"Features are not cached: {tmp_path}/file/features cannot be written (Not a directory). "
+        "Set FINETUNE_CACHE to a folder of yours."
+    ]
 
 
 def test_full_disk_costs_a_line_not_the_run(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
