@@ -194,7 +194,7 @@ def _read(kind: str | None, text: str, recipe: DataRecipe, name: str) -> tuple[s
         return text.strip(), None, False
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, lists a thousand deep
         return "", None, False
     if not isinstance(fields, dict):
         value, group = fields, None
@@ -229,7 +229,9 @@ def _known(path: Path) -> _Shard:
     where = str(path.absolute())
     stamp = [VERSION, where, stat.st_size, stat.st_mtime_ns]
     file = cache_dir() / "shards" / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, torn, of another version
+    with contextlib.suppress(
+        OSError, ValueError, KeyError, TypeError, RecursionError
+    ):  # not there, torn, another's
         kept = json.loads(file.read_bytes())
         if kept["stamp"] == stamp:
             columns: dict[str, Any] = {name: list(map(of, kept[name])) for name, of in _COLUMNS.items()}
