@@ -86,7 +86,7 @@ def carve_groups(
 class Counts:
     """How many images of each class every group has.
 
-    A table of a million groups and a thousand classes would have eight gigabytes, so a row is made when it is asked for.
+    A table of a million groups and a thousand classes would have eight gigabytes: a row is made when it is asked for.
     """
 
     def __init__(self, unit: np.ndarray, labels: np.ndarray) -> None:
