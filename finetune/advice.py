@@ -24,6 +24,7 @@ from finetune.strategy.explanation import Explanation
 from finetune.strategy.invariance import Trial, spare, try_augmentations
 from finetune.strategy.measure import sample_indices
 from finetune.strategy.plan import GradientPhase, Plan
+from finetune.strategy.suited import require_suited, unsuited
 
 if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle, ImageSet
@@ -148,8 +149,13 @@ def look_together(recipe: Recipe, setup: Setup, listener: Listener) -> None:
 
 def advised(recipe: Recipe, data: DataBundle | None = None, listener: Listener | None = None) -> Explanation:
     """Everything up to the plan, told to the listener like a run's beginning. Raises FinetuneError."""
+    from finetune.audit.glance import glance
+
     listener = listener or Listener()
-    found = decide(recipe, set_up(recipe, data, listener), listener)
+    setup = set_up(recipe, data, listener)
+    for line in glance(setup.bundle).messages(recipe.data.path):
+        listener.on_message(line)
+    found = decide(recipe, setup, listener)
     listener.on_decision(found.decision)
     listener.on_plan(found.plan)
     listener.on_explanation(found)
@@ -162,8 +168,10 @@ def decide(recipe: Recipe, setup: Setup, listener: Listener) -> Explanation:
 
     ctx = _context(recipe, setup, listener)
     plan, decision = choose(ctx)
+    require_suited(plan, setup.backbone)
     if decision.evidence is None and _worth_measuring(plan):
         decision = informed(decision, ctx)
+    decision = replace(decision, unfit=unsuited(recipe, setup.backbone))
     trials: tuple[Trial, ...] = ()
     if recipe.train.avoid is None:
         trials = try_augmentations(plan, setup.backbone, setup.bundle.train, recipe, listener)
@@ -209,6 +217,7 @@ def _banned(recipe: Recipe, trials: Sequence[Trial]) -> Sequence[str]:
 
 def obey(plan: Plan, recipe: Recipe, setup: Setup, listener: Listener) -> Explanation:
     """The explanation of a plan that was given: nothing is measured but its cost."""
+    require_suited(plan, setup.backbone)
     said = ("The plan was given: nothing was measured or decided.",)
     decision = replace(given(_context(recipe, setup, listener), plan.strategy), reasons=said)
     return replace(_explained(plan, decision, recipe, setup, ()), given=True, asked=frozenset())

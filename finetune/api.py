@@ -40,6 +40,7 @@ def run(
     plan: PlanLike | None = None,
     listener: Listener | None = None,
     figures: bool = True,
+    began: float | None = None,
 ) -> Run:
     """The main job: look at the images, decide, train, test, keep everything in a run folder.
 
@@ -54,6 +55,7 @@ def run(
             strategy and training gives way to it; an override that does is refused.
         listener: is told what happens.
         figures: draw the PNG files.
+        began: the ``time.monotonic()`` from which ``train.time`` and the run's seconds count; default: now.
 
     Raises:
         FinetuneError: one of the tree in ``finetune.errors``; nothing half-made is left behind.
@@ -70,9 +72,9 @@ def run(
     with _together(resolved):
         folder = RunFolder(ranks.on_main(lambda: RunFolder.choose(resolved).path))
         if of_all_folds(resolved):
-            start_folds(resolved, folder, data, _heard(listener), figures, plan)
+            start_folds(resolved, folder, data, _heard(listener), figures, plan, began)
         else:
-            Pipeline(resolved, folder, data, _heard(listener), figures, plan).start()
+            Pipeline(resolved, folder, data, _heard(listener), figures, plan, began).start()
     return Run(folder.path)
 
 
@@ -100,6 +102,7 @@ def resume(
     data: DataBundle | None = None,
     listener: Listener | None = None,
     figures: bool = True,
+    began: float | None = None,
 ) -> Run:
     """Go on with a stopped run, or make the network again that a finished one has lost; any other finished one is
     returned as it is. Raises FinetuneError."""
@@ -111,9 +114,9 @@ def resume(
     with _together(recipe):
         if not ranks.on_main(lambda: folder.finished):
             if of_all_folds(recipe):
-                go_on_with_folds(recipe, folder, _heard(listener), figures)
+                go_on_with_folds(recipe, folder, _heard(listener), figures, began)
             else:
-                Pipeline(recipe, folder, data, _heard(listener), figures).go_on()
+                Pipeline(recipe, folder, data, _heard(listener), figures, None, began).go_on()
     return Run(folder.path)
 
 

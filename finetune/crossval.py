@@ -38,9 +38,9 @@ def of_all_folds(recipe: Recipe) -> bool:
 
 def start_folds(
     recipe: Recipe, folder: RunFolder, data: DataBundle | None, listener: Listener, figures: bool,
-    plan: PlanLike | None = None,
+    plan: PlanLike | None = None, began: float | None = None,
 ) -> None:  # fmt: skip
-    """Run every fold of ``recipe.data.folds``; ``figures`` and ``plan`` as for ``finetune.run``.
+    """Run every fold of ``recipe.data.folds``; ``figures``, ``plan`` and ``began`` as for ``finetune.run``.
 
     Raises ConfigError for images that are in memory already: they have been split. Otherwise as a run does.
     """
@@ -51,7 +51,7 @@ def start_folds(
         )  # fmt: skip
     ranks.on_main(lambda: folder.create(recipe))
     try:
-        _carry_out(recipe, folder, listener, figures, plan)
+        _carry_out(recipe, folder, listener, figures, plan, began)
     except Interrupted:
         raise
     except FinetuneError:
@@ -60,15 +60,19 @@ def start_folds(
         raise
 
 
-def go_on_with_folds(recipe: Recipe, folder: RunFolder, listener: Listener, figures: bool) -> None:
+def go_on_with_folds(
+    recipe: Recipe, folder: RunFolder, listener: Listener, figures: bool, began: float | None = None
+) -> None:
     """Run the folds that are not finished, the stopped one from where it was. Raises FinetuneError."""
-    _carry_out(recipe, folder, listener, figures, None)
+    _carry_out(recipe, folder, listener, figures, None, began)
 
 
 def _carry_out(
-    recipe: Recipe, folder: RunFolder, listener: Listener, figures: bool, plan: PlanLike | None
-) -> None:
-    began, total = time.monotonic(), int(recipe.data.folds or 0)
+    recipe: Recipe, folder: RunFolder, listener: Listener, figures: bool, plan: PlanLike | None,
+    began: float | None,
+) -> None:  # fmt: skip
+    began, total = time.monotonic() if began is None else began, int(recipe.data.folds or 0)
+    earlier = ranks.on_main(lambda: [_seconds(_fold(folder, number)) for number in _numbers(recipe)])
     read = _read(recipe)
     bundles = []
     for number in _numbers(recipe):
@@ -76,9 +80,14 @@ def _carry_out(
         own = recipe.override(f"data.fold={number}", name=None, out=str(fold.path))
         bundles.append(read.split(own.data, own.seed))
         heard = _First(listener) if number == 1 else StepsOnly(listener)
+        limit = recipe.train.time
+        if limit is not None:  # what is left is for this fold and those after it
+            left = limit - sum(earlier) - (time.monotonic() - began)
+            limit = max(1e-3, earlier[number - 1] + left / (total - number + 1))
         try:
             with sigterm_raises():
-                result = _run_fold(Pipeline(own, fold, bundles[-1], heard, figures, plan), fold, bundles[-1])
+                job = Pipeline(own, fold, bundles[-1], heard, figures, plan, seconds=limit)
+                result = _run_fold(job, fold, bundles[-1])
                 metric = bundles[-1].task.metric
                 listener.on_message(f"Fold {number} of {total}: {_shown(metric, result['test'][metric])}.")
         except (Interrupted, KeyboardInterrupt):
@@ -104,6 +113,14 @@ def _run_fold(job: Pipeline, fold: RunFolder, bundle: DataBundle) -> dict[str, A
     elif found == "new":
         job.start()
     return ranks.on_main(lambda: fold.read_json("result.json"))
+
+
+def _seconds(fold: RunFolder) -> float:
+    """What a fold took before this attempt."""
+    for name in ("result.json", "timing.json"):
+        if (fold.path / name).is_file():
+            return float(fold.read_json(name).get("seconds", 0.0))
+    return 0.0
 
 
 def _read(recipe: Recipe) -> ReadFolder:

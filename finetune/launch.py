@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from finetune import process_group, ranks
+from finetune import process_group, ranks, start
 from finetune.errors import ConfigError, ProcessError, must
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def launch(command: Sequence[str], processes: int) -> None:
 
 def _start(command: Sequence[str], rank: int, processes: int, place: Path) -> subprocess.Popen[bytes]:
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes,
-              process_group.STORE: place / "store", process_group.NOTE: place / "note"}  # fmt: skip
+              process_group.STORE: place / "store", process_group.NOTE: place / "note",
+              start.KEY: start.began()}  # fmt: skip
     # In a group of its own, so that Ctrl-C reaches it once, from here. Its standard input ends with this process.
     apart: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":

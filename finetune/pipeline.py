@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ from finetune.events import Listener
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.strategy.plan import Plan
+from finetune.training.deadline import Deadline, fitted, late_line
 from finetune.training.interrupt import sigterm_raises
 
 if TYPE_CHECKING:
@@ -38,15 +38,22 @@ class Pipeline:
         listener: Listener,
         figures: bool,
         plan: PlanLike | None = None,
+        began: float | None = None,
+        seconds: float | None = None,
     ) -> None:
+        """``began``: the ``time.monotonic()`` from which the run's seconds count, default: now. ``seconds``: the time
+        for it, default: ``train.time``."""
         self.recipe, self.folder, self.given, self.given_plan = recipe, folder, data, plan
         self.listener, self.figures = listener, figures
         self.created = False
         self.obeyed = False
         """Whether the plan was given instead of decided."""
-        self.began = time.monotonic()
+        self.began = time.monotonic() if began is None else began
         self.earlier = 0.0
         """Seconds spent by attempts before this one."""
+        limit = recipe.train.time if seconds is None else seconds
+        # A plan that was given says itself how long its phases train.
+        self.deadline = None if limit is None or plan is not None else Deadline(limit, self.began)
 
     def start(self) -> None:
         """A new run. Where it fails before training there is nothing to keep, and the folder goes again."""
@@ -76,6 +83,8 @@ class Pipeline:
         with self._interruptible():
             if ranks.main() and (self.folder.path / "timing.json").is_file():
                 self.earlier = float(self.folder.read_json("timing.json").get("seconds", 0.0))
+                if self.deadline is not None:
+                    self.deadline.go_on(self.earlier)
             setup = self._prepare(create=False)
             plan = ranks.on_main(lambda: self._plan_again(setup))
             with self._tracked(resume=True):
@@ -142,13 +151,8 @@ class Pipeline:
 
         found = glance(bundle)
         self.folder.write_json("data_check.json", found.to_dict())
-        for line in found.lines():
-            self.listener.on_message(f"Data check: {line}")
-        if found.found and self.recipe.data.path is not None:
-            command = f"finetune data check {shlex.quote(self.recipe.data.path)}"
-            self.listener.on_message(
-                f"{command} looks closer: pictures saved again, wrong labels, strangers; --fix writes a cleaned list."
-            )
+        for line in found.messages(self.recipe.data.path):
+            self.listener.on_message(line)
 
     def _decide_together(self, setup: Setup) -> Plan:
         """All processes compute the features; the main one decides, for all."""
@@ -161,11 +165,31 @@ class Pipeline:
             return self._explain(advice.obey(setup.given[0], self.recipe, setup, self.listener))
         found = advice.decide(self.recipe, setup, self.listener)
         if self.recipe.budget is not None:
-            found = self._race(found, setup, self.recipe.budget)
+            found = self._race(found, setup, self._budget(self.recipe.budget))
+        found, dropped = self._in_time(found)
         title = "What this run does. A plan may be edited and given to finetune run --plan FILE."
         self._explain(found)
+        if dropped is not None:
+            self.listener.on_message(dropped)
         self.folder.write_text("plan.yaml", found.plan.annotated_yaml(title, setup.backbone.stage_names))
         return found.plan
+
+    def _budget(self, asked: float) -> float:
+        """Seconds for a race: of a run that has a time at most half of what is left of it."""
+        if self.deadline is None or asked <= (left := max(0.0, self.deadline.left()) / 2):
+            return asked
+        self.listener.on_message(
+            f"The race gets {left:.0f} s, half of what train.time leaves, instead of {asked:g} s."
+        )
+        return left
+
+    def _in_time(self, found: Explanation) -> tuple[Explanation, str | None]:
+        """The explanation of what fits into train.time, and a word on what does not."""
+        if self.deadline is None or found.cost is None:
+            return found, None
+        fit_on = self.recipe.probe.fit_on
+        plan, cost, said = fitted(found.plan, found.cost, self.deadline, self.figures, fit_on)
+        return replace(found, plan=plan, cost=cost), said
 
     def _race(self, found: Explanation, setup: Setup, budget: float) -> Explanation:
         """Let the decision's plan run against its neighbours', and take the winner's."""
@@ -190,13 +214,25 @@ class Pipeline:
         return found.plan
 
     def _finish(self, setup: Setup, plan: Plan, *, resume: bool) -> None:
-        from finetune.training.execute import execute
+        from finetune.training.execute import carried_out, execute
         from finetune.zoo.model_folder import save_backbone
 
         bundle = setup.bundle
         backbone = starting_backbone(plan, self.recipe, bundle, setup.backbone)
-        backbone = execute(plan, backbone, bundle, self.recipe, self.folder.path, self.listener, resume)
+        if self.obeyed:
+            self.deadline = None
+        backbone = execute(
+            plan,
+            backbone,
+            bundle,
+            self.recipe,
+            self.folder.path,
+            self.listener,
+            resume,
+            deadline=self.deadline,
+        )
         backbone.eval()
+        plan = ranks.on_main(lambda: carried_out(plan, self.folder.read_json("training.json")))
 
         def save() -> None:
             save_backbone(backbone, self.folder.model, classes=bundle.classes)
@@ -218,12 +254,19 @@ class Pipeline:
                 self.recipe, self.folder, setup, plan, backbone, answers, listener=self.listener,
                 obeyed=self.obeyed, figures=self.figures, elapsed=self._elapsed,
             )  # fmt: skip
+            if self.deadline is not None and (said := late_line(plan, self.deadline)) is not None:
+                self.listener.on_message(said)
             self.listener.on_result(result)
 
         ranks.on_main(write)
 
     def _elapsed(self) -> float:
-        return self.earlier + time.monotonic() - self.began
+        # The deadline knows of attempts that were killed too.
+        return (
+            self.deadline.spent()
+            if self.deadline is not None
+            else self.earlier + time.monotonic() - self.began
+        )
 
     # --- stopping -------------------------------------------------------------------------------------
 

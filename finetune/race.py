@@ -4,15 +4,18 @@ Successive halving (Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.0794
 runs a complete short schedule, never the beginning of a long one, since a truncated cosine flatters whatever
 learns fast. And an arm leaves only if it is worse on the same validation images by more than one standard error of
 the paired difference: on few images nobody is thrown out by luck, and what is left of a tie is the decision's
-own choice, or else the cheapest.
+own choice, or else the cheapest. Log-loss is compared, each arm's at the temperature that suits it best: training
+makes networks sure of themselves, and how sure they are must not decide which one is right more often.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,15 +47,19 @@ class Lap:
     share: float
     """Of the plan's epochs; 1 for arms without any."""
     losses: np.ndarray
-    """(V,) log-loss of each validation image, nats."""
+    """(V,) log-loss of each validation image at the arm's best temperature, nats."""
     accuracy: float
     seconds: float
     """Estimated cost of the arm's full plan."""
+    round: int = 1
+    trained: bool = True
+    """Whether anything but a head was."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"arm": self.arm, "share": round(self.share, 3), "log_loss": float(self.losses.mean()),
-                "accuracy": self.accuracy, "seconds_of_full_plan": round(self.seconds, 1)}  # fmt: skip
+        return {"round": self.round, "arm": self.arm, "share": round(self.share, 3),
+                "log_loss": float(self.losses.mean()), "accuracy": self.accuracy,
+                "seconds_of_full_plan": round(self.seconds, 1)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,42 +134,55 @@ def share_for(entrants: Sequence[Entrant], seconds: float) -> float:
 
 
 def run_race(
-    entrants: Sequence[Entrant], setup: Setup, recipe: Recipe, folder: Path, budget: float, listener: Listener
-) -> list[Lap]:
-    """Two rounds at most; the laps of the last one, the decision's own arm first.
+    entrants: Sequence[Entrant], setup: Setup, recipe: Recipe, folder: Path, budget: float, listener: Listener,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Lap]:  # fmt: skip
+    """Two rounds at most; all laps, the decision's own arm first in each round.
 
-    The second round, among those that the first left, gets the time that is left. Arms that fail (a network
-    without what they train) drop out with a line. Below ``folder`` each arm has a run folder of its own, removed
-    again. Raises KeyboardInterrupt where a signal stops it.
+    The second round, among those that the first left, gets the time that is left, at the pace of the first. Arms that
+    fail (a network without what they train) drop out with a line, and so do those that the budget no longer reaches.
+    Below ``folder`` each arm has a run folder of its own, removed again. Raises KeyboardInterrupt where a signal stops
+    it.
     """
-    running, spent = list(entrants), 0.0
-    laps: list[Lap] = []
+    running, laps, pace, began = list(entrants), list[Lap](), 1.0, clock()
     for number in (1, 2):
-        left = budget - spent
-        share = share_for(running, left / 2 if number == 1 else left)
-        if share < SHORTEST or (number == 2 and share <= laps[0].share * 1.5):
+        left = budget - (clock() - began)
+        share = share_for(running, (left / 2 if number == 1 else left) / pace)
+        if share < SHORTEST or (number == 2 and share <= 1.5 * _share_of(laps)):
             break
-        round_laps = []
+        planned = 0.0
         for entrant in running:
+            if planned and clock() - began > budget:
+                listener.on_message(f"{entrant.name} does not run: the budget of {budget:.0f} s is used up.")
+                continue
             listener.on_message(f"Race, round {number}: {entrant.name}, {share:.0%} of its epochs.")
             try:
-                round_laps.append(
-                    _lap(entrant, share, setup, recipe, folder / f"{number}-{entrant.name}", listener)
-                )
+                lap = _lap(entrant, share, setup, recipe, folder / f"{number}-{entrant.name}", listener)
+                laps.append(replace(lap, round=number))
             except Interrupted:
                 # The arm's folder is gone; the run's own one says how to go on.
                 raise KeyboardInterrupt from None
             except FinetuneError as error:
                 listener.on_message(f"{entrant.name} drops out: {error}")
-        spent += sum(entrant.seconds * share for entrant in running if _trains(entrant.plan))
-        if not round_laps:
-            break
-        laps = round_laps
-        names = {lap.arm for lap in survivors(laps)}
+            planned += entrant.seconds * share if _trains(entrant.plan) else 0.0
+        pace = max(0.1, (clock() - began) / planned) if planned else 1.0
+        names = {lap.arm for lap in survivors(last_round(laps))} if laps else set()
         running = [entrant for entrant in running if entrant.name in names]
         if len(running) < 2:
             break
+    with contextlib.suppress(OSError):  # there is none, or something is left in it
+        folder.rmdir()
     return laps
+
+
+def last_round(laps: Sequence[Lap]) -> list[Lap]:
+    """Those that are compared in the end."""
+    return [lap for lap in laps if lap.round == max(each.round for each in laps)]
+
+
+def _share_of(laps: Sequence[Lap]) -> float:
+    """Of their epochs that arms trained; 1 where none trained."""
+    return min((lap.share for lap in laps if lap.trained), default=1.0)
 
 
 def race_is_possible(decision: Decision, strategy: str, held_out: int) -> Decision | None:
@@ -183,18 +203,21 @@ def raced(decision: Decision, laps: Sequence[Lap], budget: float) -> Decision:
     if not laps:
         said = f"A race did not fit into {budget:.0f} s: even a tenth of the epochs takes longer."
         return replace(decision, reasons=(*decision.reasons, said))
-    won = winner(laps, decision.chosen)
-    others = sorted((lap for lap in laps if lap is not won), key=lambda lap: float(lap.losses.mean()))
-    told = ", ".join(f"{lap.arm} {lap.losses.mean():.3f} ({lap.accuracy:.1%})" for lap in (won, *others))
+    last = last_round(laps)
+    won, left = winner(last, decision.chosen), survivors(last)
+    others = sorted((lap for lap in last if lap is not won), key=lambda lap: float(lap.losses.mean()))
+    reason = ""
+    if won.arm == decision.chosen:
+        reason = ": the others are not better by more than the standard error"
+    elif len(left) > 1:
+        reason = f": level with {' and '.join(lap.arm for lap in left if lap is not won)}, and the cheapest of them"
     said = (
-        f"Race on {len(won.losses)} validation images, {won.share:.0%} of the epochs: log-loss {told}. "
-        f"{won.arm} is taken"
-        + (
-            ": the others are not better by more than the standard error."
-            if won.arm == decision.chosen
-            else "."
-        )
+        f"Race on {len(won.losses)} validation images, {_share_of(last):.0%} of the epochs: log-loss "
+        f"{_figures([won, *others])}. {won.arm} is taken{reason}."
     )
+    before = [lap for lap in laps if lap.round < won.round and lap.arm not in {each.arm for each in last}]
+    if before:
+        said += f" After {_share_of(laps):.0%} of the epochs had left: {_figures(before)}."
     return replace(
         decision,
         chosen=won.arm,
@@ -202,6 +225,10 @@ def raced(decision: Decision, laps: Sequence[Lap], budget: float) -> Decision:
         reasons=(*decision.reasons, said),
         race=tuple(lap.to_dict() for lap in laps),
     )
+
+
+def _figures(laps: Sequence[Lap]) -> str:
+    return ", ".join(f"{lap.arm} {lap.losses.mean():.3f} ({lap.accuracy:.1%})" for lap in laps)
 
 
 def _trains(plan: Plan) -> bool:
@@ -212,6 +239,7 @@ def _lap(
     entrant: Entrant, share: float, setup: Setup, recipe: Recipe, folder: Path, listener: Listener
 ) -> Lap:
     from finetune.evaluation.predict import predict_images
+    from finetune.features.temperature import fit_temperature
     from finetune.training.execute import execute
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -225,11 +253,7 @@ def _lap(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     labels = setup.bundle.val.labels
-    right = probabilities[np.arange(len(labels)), labels]
-    return Lap(
-        entrant.name,
-        share if _trains(entrant.plan) else 1.0,
-        -np.log(np.maximum(right.astype(np.float64), 1e-12)),
-        float((probabilities.argmax(axis=1) == labels).mean()),
-        entrant.seconds,
-    )
+    _, losses = fit_temperature(np.log(np.maximum(probabilities.astype(np.float64), 1e-38)), labels)
+    trained = _trains(entrant.plan)
+    right = float((probabilities.argmax(axis=1) == labels).mean())
+    return Lap(entrant.name, share if trained else 1.0, losses, right, entrant.seconds, trained=trained)

@@ -49,7 +49,7 @@ class Recipe(Section):
     """own: as the backbone has them. group: group norms in the place of its batch norms, with their scale and shift,
     for batches too small to take statistics from (arXiv 1803.08494); nearly everything has to train then."""
     strategy: str = "auto"
-    """auto, linear, multistage, partial, full, lp-ft or scratch."""
+    """auto, linear, multistage, norm-bias, lora, partial, lp-ft, full or scratch."""
     probe: ProbeRecipe = ProbeRecipe()
     train: TrainRecipe = TrainRecipe()
     seed: int = Field(0, ge=0, lt=2**32)

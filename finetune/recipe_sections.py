@@ -179,7 +179,8 @@ class _Steps(Section):
     stop_at: float | None = Field(None, gt=0, le=1)
     """Stop when the validation accuracy (F1, R2) reaches this; 1.0: on a perfect score."""
     time: Annotated[float, BeforeValidator(seconds_of), Field(gt=0)] | None = None
-    """Time for the gradient training (90s, 10m, 1.5h): the schedule is shortened so that the LR comes to its end."""
+    """Time for the whole run from the start of the command (90s, 10m, 1.5h): schedules are shortened so that the LR
+    comes to its end; where even that is too long there is no refit, or no training but the head's."""
     label_smoothing: float | None = Field(None, ge=0, lt=1)
     """Mass moved from the label to the other classes."""
     clip_grad: float | None = Field(1.0, gt=0)
@@ -205,6 +206,9 @@ class _Steps(Section):
     in the loader on a CPU, else on the device."""
     avoid: tuple[Literal["flip", "crop", "colour", "rotation"], ...] | None = None
     """Families of augmentation to leave out; default: those that the labels are found to mind; []: none."""
+    batch_norm: Literal["frozen", "train"] | None = None
+    """Statistics of the batch norms: the pretrained ones, or learned on; default: frozen, but trained from scratch and
+    where many images are far from the source, unless the card says that they must stay."""
     train_stages: int | None = Field(None, ge=1)
     """How many stages `partial` trains, counted from the head."""
     lora_rank: int = Field(8, ge=1)

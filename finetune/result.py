@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -94,6 +94,8 @@ def write_result(
         "coach": _coached(folder),
         "seconds": round(elapsed(), 3),
         "trained_parameters": trained_parameters(backbone, plan),
+        "changed_parameters": trained_parameters(backbone, plan, without=undone(folder)),
+        "head_parameters": sum(p.numel() for _, p in backbone.head_parameters()),
         "parameters": sum(p.numel() for p in backbone.parameters()),
         "image_size": backbone.preprocessing.size,
         "plain": backbone.is_plain,
@@ -106,11 +108,15 @@ def write_result(
     return result
 
 
-def trained_parameters(backbone: Backbone, plan: Plan) -> int:
-    """Numbers that any phase of the plan changed: those of the trained stages and of the head."""
+def trained_parameters(backbone: Backbone, plan: Plan, without: Collection[int] = ()) -> int:
+    """Numbers that any phase of the plan changed: those of the trained stages and of the head.
+
+    ``without`` the phases of these indices, which were undone: what is left differs from the network that the run
+    began with.
+    """
     moved = {name for name, _ in backbone.head_parameters()}
-    for phase in plan.phases:
-        if phase.kind == "gradient":
+    for index, phase in enumerate(plan.phases):
+        if phase.kind == "gradient" and index not in without:
             moved |= {
                 name
                 for stage in range(phase.train_from, backbone.num_stages)
@@ -118,6 +124,16 @@ def trained_parameters(backbone: Backbone, plan: Plan) -> int:
                 if phase.trains == "all" or parameter.ndim <= 1
             }
     return sum(parameter.numel() for name, parameter in backbone.named_parameters() if name in moved)
+
+
+def undone(folder: RunFolder) -> set[int]:
+    """Indices of the gradient phases of which nothing was kept: the head of before was better on validation."""
+    phases = folder.read_json("training.json").get("phases", {})
+    return {
+        int(index)
+        for index, facts in phases.items()
+        if "best" in facts and not facts.get("blend", {}).get("alpha", facts["best"]["epoch"])
+    }
 
 
 def _coached(folder: RunFolder) -> list[dict[str, Any]] | None:

@@ -12,7 +12,18 @@ PACKAGE = Path(__file__).resolve().parent.parent / "finetune"
 # Lower layers first; rooms of one layer may not import each other.
 LAYERS = [
     {"errors", "version"},
-    {"registry", "files", "resources", "events", "regularise", "averaging", "interval", "ranks", "task"},
+    {
+        "registry",
+        "files",
+        "resources",
+        "events",
+        "regularise",
+        "averaging",
+        "interval",
+        "ranks",
+        "task",
+        "start",
+    },
     {"solvers", "cache_files", "process_group", "recipe_values"},
     {"recipe_sections", "recipe_text"},
     {"recipe", "runtime", "coach", "launch"},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,19 @@ import pytest
 import finetune
 from finetune.data.demo import write_demo_data
 from finetune.errors import ConfigError
-from finetune.race import FEWEST, Lap, race_is_possible, raced, shortened, survivors, winner
+from finetune.race import (
+    FEWEST,
+    Entrant,
+    Lap,
+    _lap,
+    last_round,
+    race_is_possible,
+    raced,
+    run_race,
+    shortened,
+    survivors,
+    winner,
+)
 from finetune.recipe import Recipe, seconds_of
 from finetune.strategy.decision import Decision, neighbours
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
@@ -64,6 +78,79 @@ def test_the_decision_stays_where_nothing_is_better() -> None:
     assert decision.chosen == "partial"
     assert "not better by more than the standard error" in decision.reasons[-1]
     assert "did not fit into 60 s" in raced(DECISION, [], 60.0).reasons[-1]
+
+
+def entrant(arm: str, seconds: float) -> Entrant:
+    tune = GradientPhase(train_from=4, epochs=40, lr=0.1, head_lr=0.1)
+    return Entrant(Plan(strategy=arm, phases=(tune,)), seconds)
+
+
+@pytest.mark.parametrize(
+    ("pace", "expected"),
+    [
+        # 40 s of arms in a budget of 20 s: a quarter each, then what is left for the two that are level
+        (1.0, [(1, "a", 0.25), (1, "b", 0.25), (1, "c", 0.25), (2, "a", 0.38), (2, "b", 0.38)]),
+        # everything takes twice as long as estimated: nothing is left for a second round
+        (2.0, [(1, "a", 0.25), (1, "b", 0.25), (1, "c", 0.25)]),
+        # and six times: the budget does not reach for the last arm
+        (6.0, [(1, "a", 0.25), (1, "b", 0.25)]),
+    ],
+)
+def test_a_budget_is_time_on_the_clock(
+    pace: float, expected: list[tuple[int, str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, same, messages = [0.0], RNG.exponential(1.0, 50), []
+
+    def run_lap(entrant: Entrant, share: float, *_: object) -> Lap:
+        now[0] += pace * share * entrant.seconds
+        worse = {"a": 0.0, "b": 0.0, "c": 1.0}[entrant.name]
+        return Lap(entrant.name, share, same + worse, 0.5, entrant.seconds)
+
+    class Told(finetune.events.Listener):
+        def on_message(self, text: str) -> None:
+            messages.append(text)
+
+    monkeypatch.setattr("finetune.race._lap", run_lap)
+    (tmp_path / "race").mkdir()
+    arms = [entrant("a", 13.0), entrant("b", 13.0), entrant("c", 14.0)]
+    laps = run_race(arms, None, Recipe(), tmp_path / "race", 20.0, Told(), lambda: now[0])  # type: ignore[arg-type]
+    assert [(lap.round, lap.arm, round(lap.share, 2)) for lap in laps] == expected
+    assert [lap.arm for lap in last_round(laps)] == [
+        arm for number, arm, _ in expected if number == laps[-1].round
+    ]
+    assert ("c does not run: the budget of 20 s is used up." in messages) == (pace == 6.0)
+    assert not (tmp_path / "race").exists()
+
+
+def test_how_sure_an_arm_is_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.resize([0, 1, 2], 60)
+    scores = 2.0 * np.eye(3)[labels] + RNG.normal(0.0, 1.5, (60, 3))
+    factor = [1.0]
+
+    def predict(*_: object, **__: object) -> np.ndarray:
+        made = np.exp(factor[0] * scores)
+        return made / made.sum(1, keepdims=True)
+
+    monkeypatch.setattr("finetune.training.execute.execute", lambda *_: None)
+    monkeypatch.setattr("finetune.evaluation.predict.predict_images", predict)
+    bundle = SimpleNamespace(val=SimpleNamespace(labels=labels))
+    setup = SimpleNamespace(backbone=None, bundle=bundle)
+    laps = []
+    for factor[0] in (1.0, 4.0):
+        laps.append(_lap(entrant("a", 1.0), 0.5, setup, Recipe(), tmp_path / "a", finetune.events.Listener()))  # type: ignore[arg-type]
+    np.testing.assert_allclose(laps[0].losses, laps[1].losses, rtol=1e-3, atol=1e-3)
+    assert laps[0].losses.mean() < -np.log(predict()[np.arange(60), labels]).mean(), "sure of what is wrong"
+
+
+def test_who_left_in_the_first_round_is_told() -> None:
+    same = RNG.exponential(1.0, 50)
+    laps = [lap("partial", same + 1.0), lap("lp-ft", same), lap("linear", same)]
+    laps += [dataclasses.replace(each, round=2, share=0.5) for each in laps[1:]]
+    decision = raced(DECISION, laps, 60.0)
+    assert "50% of the epochs: log-loss" in decision.reasons[-1]
+    assert "After 25% of the epochs had left: partial " in decision.reasons[-1]
+    assert "is taken: level with" in decision.reasons[-1]
+    assert [row["round"] for row in decision.to_dict()["evidence"]["race"]] == [1, 1, 1, 2, 2]
 
 
 def test_shortened_plans_are_complete_and_hold_validation_out() -> None:

@@ -129,3 +129,13 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("strategy: linear\ntrain:\n  epochs: 3\n  lr: 1\n  epochs: 4\n")
     with pytest.raises(ConfigError, match=r"line 5 is not valid YAML: the key 'epochs' is given twice\."):
         Recipe.load(tmp_path / "r.yaml")
+
+
+def test_all_strategies_are_named_where_one_is_chosen() -> None:
+    from finetune.cli.run import run
+    from finetune.strategy import STRATEGIES
+
+    (option,) = [parameter for parameter in run.params if parameter.name == "strategy"]
+    for text in (Recipe.model_fields["strategy"].description, getattr(option, "help", None)):
+        named = set(str(text).replace(" or ", ", ").replace(" (default)", "").rstrip(".").split(", "))
+        assert named == set(STRATEGIES.names())

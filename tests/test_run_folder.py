@@ -10,7 +10,10 @@ import pytest
 
 from finetune.cli.story import Story
 from finetune.errors import RunError
+from finetune.result import trained_parameters, undone
 from finetune.run_folder import RunFolder, _difference, check_free
+from finetune.strategy.plan import GradientPhase, Plan
+from finetune.zoo.create import create_backbone
 
 PROBE = {"name": "head first", "kind": "probe"}
 
@@ -46,6 +49,51 @@ def test_a_head_that_training_did_not_beat_is_told(
     ):
         Story(quiet=True).ending(tmp_path, {**result, "kept": kept})
         assert (sentence in " ".join(capsys.readouterr().out.split())) is told
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (1000, "4.9 M of 4.9 M parameters trained, 22 s in all."),
+        (
+            1_026,
+            "in its head only (1026 of 4.9 M parameters); 4.9 M were trained, 22 s in all.",
+        ),
+        (
+            75_010,
+            "differs from the one that the run began with in 75.0 k of 4.9 M parameters; 4.9 M were trained",
+        ),
+    ],
+)
+def test_what_was_trained_and_put_back_is_no_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: int, told: str
+) -> None:
+    result = {"trained_parameters": 4_900_000, "parameters": 4_900_000, "seconds": 22.0}
+    if changed > 1000:  # an older result does not say
+        result |= {"changed_parameters": changed, "head_parameters": 1026}
+    Story(quiet=True).ending(tmp_path, result)
+    assert told in " ".join(capsys.readouterr().out.split())
+
+
+def test_phases_that_were_undone_changed_nothing(tmp_path: Path) -> None:
+    folder, network = RunFolder(tmp_path), create_backbone("test_resnet", pretrained=False, num_classes=3)
+    tune = GradientPhase(train_from=0, epochs=1, lr=0.1, head_lr=0.1)
+    plan = Plan(strategy="test", init="pretrained", phases=(tune.model_copy(update={"train_from": 4}), tune))
+    everything = sum(p.numel() for p in network.parameters())
+    head, last = (
+        sum(p.numel() for _, p in part) for part in (network.head_parameters(), network.stage_parameters(4))
+    )
+    blended = {**trained(1), "blend": {"alpha": 0.0, "points": []}}
+    for first, second, changed in (
+        (trained(1), trained(2), everything),
+        (trained(1), trained(0), last + head),
+        (trained(1), blended, last + head),
+        (trained(0), blended, head),
+        (trained(0), {**trained(1), "blend": {"alpha": 0.25}}, everything),
+    ):
+        folder.write_json("training.json", {"phases": {"0": first, "1": second}})
+        assert trained_parameters(network, plan, without=undone(folder)) == changed
+        assert trained_parameters(network, plan) == everything
 
 
 def test_commands_can_be_pasted_into_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--document", type=Path, default=Path("docs/regret.md"))
     report.add_argument(
-        "--arms", nargs="*", default=[], help="arms that may be chosen; default: all measured"
+        "--arms", nargs="*", default=[], help="arms that may be chosen; default: those in most rows"
     )
     report.add_argument(
         "--min-test", type=int, default=200, help="fewest test images of a unit, seeds together"
@@ -92,7 +92,9 @@ def cells_of(options: argparse.Namespace, source: str = "") -> list[Cell]:
 def measure(options: argparse.Namespace) -> int:
     """`run` and `plan`."""
     from benchmarks.regret.arms import choose_arms
+    from benchmarks.regret.identity import keys_of
     from benchmarks.regret.measure import Bench
+    from benchmarks.regret.recipes import keep_recipe
     from benchmarks.regret.runner import missing, run_cells
     from finetune.zoo.zoo import card
 
@@ -107,6 +109,7 @@ def measure(options: argparse.Namespace) -> int:
             print(cell)
         print(f"{len(todo)} of {len(cells)} rows are to be measured.")
         return 0
+    keep_recipe(options.out, bench.recipe_digest, keys_of(bench.recipe))
     run_cells(bench, cells, ledger, minutes=options.minutes, retry=options.retry, redo=options.redo,
               say=lambda text: print(text, flush=True))  # fmt: skip
     return 0
@@ -115,10 +118,12 @@ def measure(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     """`report`."""
     from benchmarks.regret.from_cells import arms_of, read_cells
+    from benchmarks.regret.recipes import read_recipes
     from benchmarks.regret.report import render, write_report
     from benchmarks.regret.results import collect
 
     rows, records = read_ledgers(options.csv)
+    keys = read_recipes(options.csv)
     common = {
         "arms": options.arms,
         "min_test": options.min_test,
@@ -133,9 +138,9 @@ def report(options: argparse.Namespace) -> int:
         cells = read_cells(options.cells)
         whole = collect(cells, {}, families, arms=arms_of(cells), own_rates=True, min_test=options.min_test)
     if options.show:
-        print(render(own, tuned, whole=whole)[0])
+        print(render(own, tuned, whole=whole, keys=keys)[0])
     else:
-        write_report(own, tuned, options.document, whole)
+        write_report(own, tuned, options.document, whole, keys)
         print(f"Wrote {options.document} from {len(rows)} rows.")
     return 0
 

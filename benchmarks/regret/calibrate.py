@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.regret.results import Trial
-from benchmarks.regret.rivals import Chooser, Rival
-from finetune.strategy.decision import decide
+from benchmarks.regret.rivals import Chooser, Rival, best_arm
+from finetune.strategy.decision import decide, similarity_of
 from finetune.strategy.measure import Evidence, Score
-from finetune.strategy.table import THRESHOLDS, Thresholds
+from finetune.strategy.table import THRESHOLDS, Thresholds, amount_of, cell_of
 
 Fit = Callable[[Sequence[Trial]], Chooser]
 
@@ -135,6 +135,32 @@ def calibrated(trials: Sequence[Trial]) -> Rival | None:
     known = [t for t in trials if t.record is not None]
     how = "its choice, thresholds fitted on the other families"
     return left_out("auto, thresholds left out", how, known, lambda seen: by_thresholds(fit_thresholds(seen)))
+
+
+def cell_now(trial: Trial) -> tuple[str, str]:
+    """Where the trial falls in the table by today's thresholds. Its evidence must have been kept."""
+    evidence = evidence_of(trial.record or {})
+    return cell_of(amount_of(evidence.n, evidence.median), similarity_of(evidence)[0])
+
+
+def arm_a_cell(trials: Sequence[Trial]) -> Rival | None:
+    """For each cell of the table the arm that was best in it on the other families.
+
+    Of what auto does this leaves out which strategy stands in which cell. Where the others have nothing in a cell, it
+    is the best arm over all of theirs.
+    """
+    known = [t for t in trials if t.record is not None]
+    cells = {t.key: cell_now(t) for t in known}
+
+    def fit(seen: Sequence[Trial]) -> Chooser:
+        groups: dict[tuple[str, str], list[Trial]] = defaultdict(list)
+        for trial in seen:
+            groups[cells[trial.key]].append(trial)
+        best = {cell: best_arm(members) for cell, members in groups.items()}
+        anywhere = best_arm(seen)
+        return lambda trial: best.get(cells[trial.key], anywhere)
+
+    return left_out("an arm a cell, left out", "the best arm of each cell on the other families", known, fit)
 
 
 # --- a single score -----------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ _MARKERS = "osD^vPX*"
 
 
 def bars(found: Mapping[str, tuple[Regrets, Interval | None]]) -> bytes:
-    """Mean regret of each rule with its 95% interval where there is one, the smallest on top. Raises DataError."""
+    """Mean regret of each rule with its t-interval where there is one, the smallest on top. Raises DataError."""
     if not found:
         raise DataError(must("The bars", "of at least one rule", "none: there are no rows"))
     names = sorted(found, key=lambda name: -found[name][0].mean)
@@ -35,9 +35,12 @@ def bars(found: Mapping[str, tuple[Regrets, Interval | None]]) -> bytes:
     for row, name in enumerate(names):
         interval = found[name][1]
         if interval is not None:
-            axes.plot([interval.low, interval.high], [row, row], color="black", linewidth=1)
+            axes.plot([interval.t_low, interval.t_high], [row, row], color="black", linewidth=1)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set(xlabel="mean regret, points", title="what choosing by each rule costs")
+    axes.set(
+        xlabel="mean regret (lower bound), points; lines: 95%, t over families",
+        title="what choosing by each rule costs",
+    )
     axes.axvline(0, color="black", linewidth=0.8)
     _plain(axes, "x")
     return _png(figure)

@@ -6,9 +6,11 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.regret.recipes import DEFAULTS
 from finetune.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -37,11 +39,34 @@ def digest_of(recipe: Recipe) -> str:
 
     So a new recipe key makes no old row strange; a default that changes does not show here, but in ``code``.
     """
+    return hashlib.sha256(json.dumps(_kept(recipe), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def keys_of(recipe: Recipe) -> str:
+    """What the digest is made from, as --set takes it.
+
+    >>> keys_of(Recipe(backbone="embedded").override("train.refit=false", "seed=3"))
+    'train.refit=false'
+    """
+    return " ".join(_flat(_kept(recipe))) or DEFAULTS
+
+
+def _kept(recipe: Recipe) -> dict[str, Any]:
     tree = recipe.model_dump(mode="json", exclude_defaults=True)
     kept = {key: value for key, value in tree.items() if key not in _LEFT_OUT}
     for section, apart in (("data", _NOT_IN_DATA), ("train", _NOT_IN_TRAIN)):
         kept[section] = {key: value for key, value in kept.get(section, {}).items() if key not in apart}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+    return kept
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> list[str]:
+    found = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{above}{key}.")
+        else:
+            found.append(f"{above}{key}={value if isinstance(value, str) else json.dumps(value)}")
+    return found
 
 
 def machine(device: torch.device) -> str:

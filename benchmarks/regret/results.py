@@ -12,6 +12,9 @@ from benchmarks.regret.arms import ARMS, AUTO, BEST, GRID, NO_LR, RACE
 from benchmarks.regret.cases import Families, family_of
 from benchmarks.regret.ledger import Key, Row, key_of
 
+_MOST = 0.8
+"""Share of the groups of rows that an arm must be in to be an arm of every trial, where none are named."""
+
 Unit = tuple[str, str, str]
 """(backbone, data set, size): seeds repeat a unit."""
 
@@ -46,7 +49,7 @@ class Trial:
     arms: Mapping[str, Outcome]
     """Of the arms that may be chosen."""
     others: Mapping[str, Outcome] = field(default_factory=dict)
-    """Published schedules, and arms without their safety net."""
+    """Whatever else was measured: published schedules, arms without their safety net, arms of some trials only."""
     auto: Outcome | None = None
     """As a user would have run it."""
     raced: Mapping[str, Outcome] = field(default_factory=dict)
@@ -83,17 +86,21 @@ class Results:
     """Everything a report rests on, and what it leaves out."""
 
     trials: tuple[Trial, ...]
-    arms: tuple[str, ...]
-    """Those that every trial has."""
+    arms: Mapping[str, tuple[str, ...]]
+    """Backbone -> those that every trial of it has."""
+    partly: tuple[str, ...]
+    """Arms that are not among them, and in how many groups of rows they are."""
     incomplete: int
     """Groups of rows that lack an arm and are not among the trials."""
     small: tuple[str, ...]
     """Units whose test sets, seeds together, are too small to tell arms apart."""
+    uneven: tuple[str, ...]
+    """Trials whose rows have test sets of different sizes: the splits are not the same."""
     failed_rows: int
     commits: tuple[str, ...]
     machines: tuple[str, ...]
-    recipe: str
-    code: str
+    versions: Mapping[str, tuple[str, str]]
+    """Backbone -> recipe digest and code version of its rows."""
     set_aside: int
     """Rows of other recipes or code versions."""
 
@@ -115,22 +122,22 @@ def collect(
     """Trials of one recipe and code version a backbone: of those asked for the ones with most rows.
 
     ``recipes``: digests; none: any. ``own_rates`` looks at each arm's own learning rate only; else each has the best on
-    validation of those that all arms of the trial were tried at. A trial has every arm: those named, else all that
-    any row has. Units with fewer than ``min_test`` test images over their seeds are left out: one image of ten is ten
-    points, whoever is right.
+    validation of those that all arms of the trial were tried at. A trial has every arm: those named, else of its
+    backbone those that most groups of rows have, for a few rows of one more arm must not empty the tables. Units with
+    fewer than ``min_test`` test images over their seeds are left out: one image of ten is ten points, whoever is right.
     """
     versions = _versions(rows, recipes, code)
     if not versions:
-        return Results((), (), 0, (), 0, (), (), ", ".join(recipes), code or "", len(rows))
+        return Results((), {}, (), 0, (), (), 0, (), (), {}, len(rows))
     kept = [row for row in rows if (row["recipe"], row["code"]) == versions.get(row["backbone"])]
     of_version = len(kept)
     kept = [row for row in kept if not own_rates or row["lr"] in ("1", NO_LR)]
-    core = [name for name in _in_order(row["arm"] for row in kept) if _chooses(name)]
-    wanted = [name for name in core if not arms or name in arms]
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in kept:
         groups[row["backbone"], row["data"], row["size"], row["seed"]].append(row)
-    found = [_trial(group, wanted, records, families) for _, group in sorted(groups.items())]
+    counts = _counts(groups)
+    wanted = {backbone: _wanted(backbone, counts, arms) for backbone in counts}
+    found = [_trial(group, wanted[key[0]], records, families) for key, group in sorted(groups.items())]
     trials = [trial for trial in found if trial is not None]
     tested: Counter[Unit] = Counter()
     for trial in trials:
@@ -138,14 +145,20 @@ def collect(
     small = {unit for unit, n in tested.items() if n < min_test}
     return Results(
         trials=tuple(t for t in trials if t.unit not in small),
-        arms=tuple(wanted),
+        arms={backbone: tuple(names) for backbone, names in wanted.items()},
+        partly=tuple(
+            f"{name} ({seen[name]} of {seen['']} groups of rows{f', {backbone}' if len(counts) > 1 else ''})"
+            for backbone, seen in counts.items()
+            for name in _in_order(seen)
+            if name and name not in wanted[backbone]
+        ),
         incomplete=len(found) - len(trials),
         small=tuple(sorted(f"{data} at {size} ({backbone})" for backbone, data, size in small)),
+        uneven=tuple(_uneven(key, groups[key]) for key in sorted(groups) if len(_tested(groups[key])) > 1),
         failed_rows=sum(row["status"] != "ok" for row in kept),
         commits=tuple(sorted({row["commit"] for row in kept if row["commit"]})),
         machines=tuple(sorted({row["machine"] for row in kept})),
-        recipe=", ".join(dict.fromkeys(version[0] for version in versions.values())),
-        code=", ".join(dict.fromkeys(version[1] for version in versions.values())),
+        versions=versions,
         set_aside=len(rows) - of_version,
     )
 
@@ -157,6 +170,32 @@ def _versions(rows: Sequence[Row], recipes: Collection[str], code: str | None) -
         if (not recipes or row["recipe"] in recipes) and code in (None, row["code"]):
             counts[row["backbone"]][row["recipe"], row["code"]] += 1
     return {backbone: count.most_common(1)[0][0] for backbone, count in sorted(counts.items())}
+
+
+def _counts(groups: Mapping[tuple[str, ...], Sequence[Row]]) -> dict[str, Counter[str]]:
+    """Backbone -> arm -> groups of rows that have it; under "" all groups."""
+    counts: dict[str, Counter[str]] = {}
+    for (backbone, *_), rows in sorted(groups.items()):
+        seen = counts.setdefault(backbone, Counter())
+        seen.update({"", *(row["arm"] for row in rows if _chooses(row["arm"]))})
+    return counts
+
+
+def _wanted(backbone: str, counts: Mapping[str, Counter[str]], named: Collection[str]) -> list[str]:
+    """The arms of a backbone's trials, in order: those named that any row has, else those of most groups."""
+    if named:
+        return _in_order(name for seen in counts.values() for name in seen if name in named)
+    seen = counts[backbone]
+    return _in_order(name for name, n in seen.items() if name and n >= _MOST * seen[""])
+
+
+def _tested(rows: Sequence[Row]) -> list[str]:
+    return sorted({row["test_n"] for row in rows if row["status"] == "ok"})
+
+
+def _uneven(key: tuple[str, ...], rows: Sequence[Row]) -> str:
+    _, data, size, seed = key
+    return f"{data} at {size}, seed {seed} ({' and '.join(_tested(rows))})"
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
@@ -194,7 +233,11 @@ def _trial(
         if name.startswith(RACE) and any(row["status"] == "ok" for row in tried.values())
     }
     for name, tried in by_arm.items():
-        if name in ARMS and not _chooses(name) and common and common <= set(tried):
+        if name in wanted or name == AUTO or name.startswith(RACE):
+            continue
+        if NO_LR in tried:
+            others[name] = tune([tried[NO_LR]], classes)
+        elif common and common <= set(tried):
             others[name] = tune([tried[lr] for lr in sorted(common)], classes)
     return Trial(
         data=first["data"], size=first["size"], seed=first["seed"], backbone=first["backbone"],

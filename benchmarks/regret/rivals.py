@@ -32,10 +32,15 @@ class Rival:
 
 
 def of_choice(name: str, how: str, trials: Sequence[Trial], choose: Chooser, among: str = "arms") -> Rival:
-    """A rival from a rule: scored by the chosen arm with its rate chosen on validation."""
+    """A rival from a rule: scored by the chosen arm with its rate chosen on validation.
+
+    among: ``arms``, ``others``, or ``any`` of both for a rule that may name an arm which the oracle lacks.
+    """
     scores, compute = {}, {}
     for trial in trials:
-        pool: Mapping[str, Outcome] = getattr(trial, among)
+        pool: Mapping[str, Outcome] = (
+            {**trial.others, **trial.arms} if among == "any" else getattr(trial, among)
+        )
         arm = choose(trial)
         if arm is not None and arm in pool:
             scores[trial.key] = pool[arm].accuracy
@@ -51,6 +56,14 @@ def constant(arm: str) -> Chooser:
 def always(trials: Sequence[Trial], arms: Sequence[str]) -> list[Rival]:
     """One rival an arm."""
     return [of_choice(f"always {arm}", "the same for all data", trials, constant(arm)) for arm in arms]
+
+
+def partly(trials: Sequence[Trial]) -> list[Rival]:
+    """One rival for each arm that was measured in some trials only, and is no choice of the oracle or of any rule."""
+    seen = dict.fromkeys(name for trial in trials for name in trial.others)
+    names = [name for name in seen if name not in ARMS or ARMS[name].kind == "arm"]
+    how = "the same for all data, where it was measured"
+    return [of_choice(f"always {name}", how, trials, constant(name), among="others") for name in names]
 
 
 def published(trials: Sequence[Trial]) -> list[Rival]:
@@ -69,7 +82,7 @@ def textbook_by_counts(trials: Sequence[Trial]) -> Rival:
         return by_amount[amount_of(trial.train_n, trial.train_n / trial.classes)]
 
     how = "very little: linear; in between: partial; quite a lot: lp-ft"
-    return of_choice("textbook, counts alone", how, trials, choose)
+    return of_choice("textbook, counts alone", how, trials, choose, among="any")
 
 
 def random_arm(trials: Sequence[Trial]) -> Rival:

@@ -1,7 +1,8 @@
-"""The short form of ``finetune data check`` inside every run: what can be said without looking at a pixel."""
+"""The short form of ``finetune data check`` of a run and of advice: what can be said without looking at a pixel."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,14 @@ class Glance:
             noun = "image is a copy" if self.copies == 1 else "images are copies"
             said.append(f"{self.copies:,} {noun} of another, byte for byte.")
         said += [f"Classes {a!r} and {b!r}: are they one?" for a, b in self.similar]
+        return said
+
+    def messages(self, path: str | None) -> list[str]:
+        """``lines`` as a run says them, and the command that looks closer where the images came from ``path``."""
+        said = [f"Data check: {line}" for line in self.lines()]
+        if said and path is not None:
+            said.append(f"finetune data check {shlex.quote(path)} looks closer: pictures saved again, wrong labels, "
+                        "strangers; --fix writes a cleaned list.")  # fmt: skip
         return said
 
     def to_dict(self) -> dict[str, Any]:

@@ -151,7 +151,9 @@ def _show_strategies(decision: Decision) -> None:
         if entry.name == "auto":
             continue
         known = decision.expected.get(entry.name)
-        text = UNKNOWN if known is None else figure_text(decision.measure, *known)
+        text = decision.unfit.get(entry.name, UNKNOWN)
+        if known is not None:
+            text = figure_text(decision.measure, *known)
         style = "bold green" if entry.name == decision.chosen else ""
         rows.append((Text(marks.get(entry.name, "  ") + entry.name, style=style), entry.summary, text))
     expected = f"expected {_MEASURES[decision.measure]}"
@@ -179,18 +181,14 @@ def accuracy_text(value: float, se: float) -> str:
 
 def show_explanation(found: Explanation) -> None:
     """What the plan's numbers come from, which augmentations stay out, how long it will take."""
+    from finetune.strategy.outlook import unknown
+
     for sentence in filter(None, (found.first_head(), *found.rates())):
         screen.bullet(sentence)
     for sentence in augmentation_lines(found):
         screen.bullet(sentence)
-    evidence = found.decision.evidence
-    if evidence is not None and evidence.measure == "accuracy" and found.more_images() is None:
-        left = 1 - evidence.shown(evidence.last)[0]
-        screen.bullet(
-            "More images: the linear head has less than 5 points left to gain."
-            if left < 0.05
-            else "More images: how many would give 5 points is not known; more hardly helped the linear head here."
-        )
+    if found.decision.evidence is not None and (said := unknown(found.decision.evidence)):
+        screen.bullet(said)
     if found.cost is not None:
         screen.bullet(cost_line(found.cost))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetune import launch, ranks
+from finetune import launch, ranks, start
 from finetune.cli import screen
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     "--folds", type=int, metavar="K", help="Cross-validate: K networks, each tested on a fold of its own."
 )
 @click.option(
-    "--strategy", metavar="NAME", help="auto (default), linear, multistage, partial, full, lp-ft, scratch."
+    "--strategy",
+    metavar="NAME",
+    help="auto (default), linear, multistage, norm-bias, lora, partial, lp-ft, full, scratch.",
 )
 @click.option(
     "--backbone", metavar="NAME", help="Any name of `finetune zoo ls`, timm or torchvision; or a file."
@@ -40,9 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--budget", metavar="TIME", help="Time for a race of auto's choice and its neighbours: 90s, 10m."
 )
-@click.option(
-    "--time", metavar="TIME", help="Time for the training steps: 90s, 10m; schedules are shortened to fit."
-)
+@click.option("--time", metavar="TIME", help="Be done by then: 90s, 10m; schedules are shortened to fit.")
 @click.option("--out", metavar="DIR", help="The run folder; default: a new one in runs/.")
 @click.option("--seed", type=int, metavar="N", help="Default 0.")
 @click.option(
@@ -107,7 +107,7 @@ def run(
     from finetune.cli.story import Story
 
     with Story(quiet, json=explain == "json") as story:
-        finished = run_api(resolved, plan=plan, listener=story)
+        finished = run_api(resolved, plan=plan, listener=story, began=start.began())
         if ranks.main():
             story.ending(finished.path, finished.result)
 
@@ -158,7 +158,7 @@ def resume(run: str, processes: int | None, quiet: bool) -> None:
         launch.again(click.get_current_context(), "processes")
         return
     with Story(quiet) as story:
-        finished = resume_api(run, listener=story)
+        finished = resume_api(run, listener=story, began=start.began())
         if done:
             screen.say(f"Run {Path(run)} had finished already.")
             story.on_result(finished.result)

@@ -124,10 +124,18 @@ class Story(Listener):
 
     def ending(self, path: Path, result: dict[str, Any]) -> None:
         """Cost, where everything lies, and what to type next."""
-        cost = (
-            f"{screen.count(result['trained_parameters'])} of {screen.count(result['parameters'])} "
-            f"parameters trained, {screen.duration(result['seconds'])} in all."
-        )
+        trained, parameters = screen.count(result["trained_parameters"]), screen.count(result["parameters"])
+        spent = f"{screen.duration(result['seconds'])} in all."
+        cost = f"{trained} of {parameters} parameters trained, {spent}"
+        changed = result.get("changed_parameters", result["trained_parameters"])
+        if changed < result["trained_parameters"]:
+            where = f"{screen.count(changed)} of {parameters} parameters"
+            if changed == result.get("head_parameters"):
+                where = f"its head only ({where})"
+            cost = (
+                f"The network differs from the one that the run began with in {where}; "
+                f"{trained} were trained, {spent}"
+            )
         screen.say()
         kept = result.get("kept") or {}
         if kept.get("epoch") == 0 or kept.get("blend") == 0:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from finetune import start
 from finetune.cli import screen
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _SHOWN = 5
     "--metric", metavar="NAME",
     help="Of validation: log-loss (default) or accuracy; of labels log-loss or f1; of a number squared-error or r2.",
 )  # fmt: skip
-@click.option("--sampler", default="tpe", show_default=True, help="tpe, random or grid.")
+@click.option("--sampler", default="tpe", show_default=True, help="tpe, gp, random or grid.")
 @click.option("--pruner", default="median", show_default=True, help="median, asha or none.")
 @click.option("--storage", metavar="FILE", help="Where the trials are kept; .db for SQLite.")
 @click.option("--out", metavar="DIR", help="Default: runs/sweep-DATA-STRATEGY.")
@@ -70,14 +71,14 @@ def sweep(
         found = search(
             resolved, space=spaces or None, trials=trials, time_limit=time_limit, processes=processes,
             metric=metric, sampler=sampler, pruner=pruner, storage=storage, out=out, listener=story,
-            go_on=shlex.join(["finetune", *sys.argv[1:]]),
+            go_on=shlex.join(["finetune", *sys.argv[1:]]), began=start.began(),
         )  # fmt: skip
         show_sweep(found, story, quiet)
 
 
 def show_sweep(found: SweepResult, story: Any, quiet: bool) -> None:
     """The best five with their intervals, the verdict, where everything is."""
-    from finetune.search.board import brief, interval
+    from finetune.search.board import brief, interval, tied_line
     from finetune.search.measure import named, shown
 
     def figure(score: float) -> str:
@@ -99,6 +100,8 @@ def show_sweep(found: SweepResult, story: Any, quiet: bool) -> None:
         screen.heading(f"The best on {found.images:,} validation images")
         columns = ("trial", found.task.loss_name, named(found.task), "95% interval", "epochs", "values")
         screen.show(screen.table(columns, rows, right=(1, 2, 3, 4), shrink=5))
+        if (tied := tied_line(found.rows)) is not None:
+            screen.say(tied)
         screen.say()
     screen.say(found.verdict)
     story.ending(found.run.path, found.run.result)

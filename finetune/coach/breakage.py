@@ -20,6 +20,8 @@ BELOW_CHANCE = 0.6
 """Uphill the network soon prefers wrong classes: it is right less often than this share of guessing ..."""
 BELOW_SIGMAS = 3.0
 """... by this many standard errors, so that a few small batches do not count."""
+FAR_ABOVE = 3.0
+"""Where a row or two are all there is: loss above the start and above guessing by this factor."""
 RISE = 1.5
 """Loss above the start by this factor: first batches at a good rate stay within it ..."""
 RISE_STUCK = 1.25
@@ -62,6 +64,15 @@ FLAT_WAY = 0.3
 """The later fall that proves that the network could learn, as a share of the way."""
 
 
+def tenth(lr: float, lr_scale: float = 1.0) -> float:
+    """The rate to begin with after ``lr`` diverged: a tenth of the last one that was tried, to one digit.
+
+    >>> tenth(100.0), tenth(100.0, lr_scale=0.125), tenth(0.03)
+    (10.0, 1.0, 0.003)
+    """
+    return float(f"{lr * lr_scale / 10:.1g}")
+
+
 def diverged(curve: Curve) -> Finding | None:
     """A loss that is no number."""
     point, facts = curve.broken, curve.facts
@@ -76,13 +87,15 @@ def diverged(curve: Curve) -> Finding | None:
         )  # fmt: skip
     if point is None:
         return None
-    lr = facts.lr or point.lr or None
+    lr, scale = facts.lr or point.lr / point.lr_scale or None, point.lr_scale
+    at = f" with {scale:g} of its learning rate" if scale < 1 else ""
     return Finding(
         "diverged", "error",
-        f"Training diverged at epoch {point.epoch}, step {point.step}: {curve.reason}.",
+        f"Training diverged{at} at epoch {point.epoch}, step {point.step}: {curve.reason}.",
+        "Lower the learning rate." if facts.clipped else
         "Lower the learning rate (clipping gradients with train.clip_grad=1 helps too).",
-        "train.lr", None if lr is None else lr / 10,
-        {"epoch": point.epoch, "step": point.step, "lr": lr},
+        "train.lr", None if lr is None else tenth(lr, scale),
+        {"epoch": point.epoch, "step": point.step, "lr": lr, "lr_scale": scale},
     )  # fmt: skip
 
 
@@ -148,6 +161,8 @@ def _early_accuracy(curve: Curve) -> float | None:
 def lr_too_high(curve: Curve) -> Finding | None:
     """The loss rises above its start, and does not come back; or it comes down and rises for good."""
     facts = curve.facts
+    if facts.finished and 0 < len(curve.losses) < 3:
+        return _far_above(curve)
     if len(curve.losses) < 3 or (
         not facts.finished and (len(curve.losses) < SURE_ROWS or curve.done < SURE_SHARE)
     ):
@@ -191,6 +206,20 @@ def lr_too_high(curve: Curve) -> Finding | None:
         "lr too high", "error", f"{said}: the learning rate is too high.", "Lower it.", "train.lr",
         None if facts.lr is None else facts.lr / 10,
         {"first_loss": start, "highest_loss": worst, "highest_step": where, "last_loss": end, "lr": facts.lr},
+    )  # fmt: skip
+
+
+def _far_above(curve: Curve) -> Finding | None:
+    """The same of a row or two, which tell of nothing but a loss far above guessing."""
+    facts, end = curve.facts, curve.losses[-1]
+    before = max(curve.start, facts.guessing or 0.0)
+    if end <= FAR_ABOVE * before:
+        return None
+    return Finding(
+        "lr too high", "error",
+        f"The loss rose from {curve.start:.3g} to {end:.3g}: the learning rate is too high.", "Lower it.", "train.lr",
+        None if facts.lr is None else facts.lr / 10,
+        {"first_loss": curve.start, "highest_loss": end, "last_loss": end, "lr": facts.lr},
     )  # fmt: skip
 
 

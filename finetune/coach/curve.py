@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -38,6 +38,8 @@ class Point:
     """How far the step moved the weights, relative to their size."""
     contradicted: float | None = None
     """Share of the epoch's images of which the network was sure that they are of another class."""
+    lr_scale: float = field(default=1.0, kw_only=True)
+    """What divergences before it left of the learning rate."""
 
 
 class Curve:
@@ -67,7 +69,7 @@ class Curve:
         self.planned_epochs = int(row.get("epochs") or self.planned_epochs)
         point = Point(
             int(row.get("epoch", 0)), int(row.get("step", 0)), float(row.get("lr") or 0.0),
-            *(_number(row.get(key)) for key in _FIGURES),
+            *(_number(row.get(key)) for key in _FIGURES), lr_scale=float(row.get("lr_scale") or 1.0),
         )  # fmt: skip
         missing = ("loss" in row and point.loss is None) or ("val_loss" in row and point.val_loss is None)
         if kind == "diverged" or missing:
@@ -136,8 +138,9 @@ class Curve:
 
     @property
     def end(self) -> float:
-        """Median training loss of the last rows."""
-        return median(self.losses[-max(3, round(_LAST * len(self.losses))) :])
+        """Median training loss of the last rows, of few rows the last third: they must not reach back to the start."""
+        rows = len(self.losses)
+        return median(self.losses[-min(max(3, round(_LAST * rows)), max(1, rows // 3)) :])
 
     @property
     def accuracy(self) -> float | None:

@@ -84,5 +84,6 @@ def _healthy(curve: Curve) -> Finding:
     shown = "".join(f", {name} {100 * value:.0f}%" for name, value in known.items() if value is not None)
     return Finding(
         "healthy", "note",
-        f"The curves look healthy: the loss fell from {curve.start:.3g} to {curve.end:.3g}{shown}.",
+        f"The curves look healthy: the loss {'fell' if curve.end < curve.start else 'went'} from {curve.start:.3g} to "
+        f"{curve.end:.3g}{shown}.",
     )  # fmt: skip

@@ -44,6 +44,8 @@ class Facts:
     """Whether an earlier phase solved or trained the head: the first loss is then not that of guessing."""
     task: str = "single-label"
     """Of another task no accuracies are there, and only rules that need none speak."""
+    clipped: bool = False
+    """Whether gradients are clipped."""
     rollbacks: int = 0
     """How often the phase diverged and was taken back to a good state."""
     finished: bool = True
@@ -104,7 +106,7 @@ class Finding:
         """The key as it is typed: ``train.lr=0.001``; empty where no key mends it."""
         if self.key is None:
             return ""
-        shown = f"{self.value:.2g}" if isinstance(self.value, float) else str(self.value)
+        shown = f"{float(f'{self.value:.2g}'):g}" if isinstance(self.value, float) else str(self.value)
         return f"{self.key}={shown}"
 
     @property

@@ -55,13 +55,17 @@ def _unlike_copies(images: ImageSet) -> list[str]:
 
 
 def leaks(train: ImageSet, val: ImageSet, test: ImageSet) -> list[str]:
-    """Test images that training or validation holds too."""
-    seen = {*train.fingerprints(), *val.fingerprints()}
-    shared = sum(print_ in seen for print_ in test.fingerprints())
-    if not shared:
-        return []
-    return [f"{shared} of {len(test)} test images are exact copies of training or validation images: "
-            "the test accuracy flatters."]  # fmt: skip
+    """Validation images that training holds too, test images that either holds."""
+    trained, validated = set(train.fingerprints()), val.fingerprints()
+    notes = []
+    if shared := sum(print_ in trained for print_ in validated):
+        notes.append(f"{shared} of {len(val)} validation images are exact copies of training images: "
+                     "validation accuracy flatters, and what is decided by it.")  # fmt: skip
+    seen = trained.union(validated)
+    if shared := sum(print_ in seen for print_ in test.fingerprints()):
+        notes.append(f"{shared} of {len(test)} test images are exact copies of training or validation images: "
+                     "the test accuracy flatters.")  # fmt: skip
+    return notes
 
 
 def rare(train: ImageSet, val: ImageSet, test: ImageSet) -> list[str]:

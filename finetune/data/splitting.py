@@ -8,6 +8,8 @@ import numpy as np
 
 from finetune.data.folds import folds_of
 from finetune.data.imageset import DataBundle, ImageSet, Joined, Quarantined
+from finetune.data.leaking import enough, leaking, said
+from finetune.data.sameness import repeated, require_different, too_few_different
 from finetune.data.split_notes import copies, divided, leaks, rare
 from finetune.data.splits import carve, carve_groups, carve_least, limit
 from finetune.data.stratify import carve_labels, limit_labels
@@ -42,8 +44,10 @@ def split_sets(
     all, or train alone       test_fraction becomes the test set, val_fraction the validation set
     train, val                val is the *test* set (nothing is tuned on it), val_fraction of train validates
     train, test               val_fraction of train validates
-    train, val, test          used as they are
+    train, val, test          used as they are, but for val's exact copies of training images
     ========================  =====================================================================
+
+    Such copies are left out of validation. Where hardly any other image remains, validation is carved out of train.
 
     With ``folds`` the recipe's fold of all (of train and val, where given) is the test set, val_fraction of the others
     validates, and a given test set is left alone.
@@ -66,7 +70,8 @@ def split_sets(
     called = dict(names or {})
     main = "all" if "all" in given else "train"
     pool, tracks = given[main], _Tracks((groups or {}).get(main))
-    told += divided(groups or {}, called)
+    require_different(pool)
+    told += [*divided(groups or {}, called), *repeated(pool)]
     val, test = given.get("val"), given.get("test")
     share = recipe.val_fraction
     if recipe.folds is not None:
@@ -94,6 +99,10 @@ def split_sets(
         share = recipe.val_fraction / (1 - recipe.test_fraction)
     if recipe.folds is None:
         told += copies(pool)
+    leaky, found = val, ""
+    if val is not None:
+        carved = f"{share:.0%} of {called.get(main, main)}"
+        pool, val, found = _without_leaks(pool, val, tracks, groups or {}, main, carved)
 
     if test is None:
         kept, held = tracks.carve(pool, recipe.test_fraction, seed)
@@ -107,12 +116,42 @@ def split_sets(
         told.append(f"{_LIMIT[pool.task.name].format(recipe.limit_per_class)} are used, {what}.")
     if val is None:
         kept, held = tracks.carve(pool, share, seed)
-        pool, val = pool.subset(kept), pool.subset(held)
+        if leaky is not None and not len(held):
+            val, found = leaky, ""  # too few images to carve: better validation that flatters than none
+        else:
+            pool, val = pool.subset(kept), pool.subset(held)
+    told += [found] if found else []
 
     _require_some(pool, val, test, recipe, grouped=tracks.groups is not None)
     told += rare(pool, val, test)
     told += leaks(pool, val, test)
     return DataBundle(pool, val, test, quarantined=quarantined, notes=tuple(told), source=source)
+
+
+def _without_leaks(
+    pool: ImageSet,
+    val: ImageSet,
+    tracks: _Tracks,
+    groups: Mapping[str, Sequence[object]],
+    main: str,
+    carved: str,
+) -> tuple[ImageSet, ImageSet | None, str]:
+    """(training, validation, what is told or nothing): without validation images that training holds too.
+
+    None for validation where too few others remain; those are training images then.
+    """
+    leaked = leaking(pool, val)
+    if not leaked.any():
+        return pool, val, ""
+    others = np.flatnonzero(~leaked)
+    if enough(val, leaked):
+        return pool, val.subset(others), said(leaked, None)
+    if len(others):
+        kept = np.concatenate([np.arange(len(pool)), len(pool) + others])
+        tracks.groups = _joined_tracks(pool, val, groups, main).groups
+        tracks.keep(kept)
+        pool = Joined(pool, val).subset(kept)
+    return pool, None, said(leaked, carved)
 
 
 def _limited(images: ImageSet, most: int, seed: int) -> np.ndarray:
@@ -215,7 +254,11 @@ def _require_some(train: ImageSet, val: ImageSet, test: ImageSet, recipe: DataRe
                 f"Got no {name} images instead: groups are never divided. Add images of other groups, or change "
                 "data.group_by."
             )
+        needed = (
+            "At least one class must have 3 different images to make training, validation and test sets. "
+        )
+        if copied := too_few_different(train):
+            raise DataError(needed + copied)
         raise DataError(
-            "At least one class must have 3 images to make training, validation and test sets. "
-            f"Got {most} for training in the largest class instead, and no {name} images. Add images."
+            f"{needed}Got {most} for training in the largest class instead, and no {name} images. Add images."
         )

@@ -74,7 +74,8 @@ def plane(
     axes.plot([s for _, _, s in known], [a for _, a, _ in known], "o", color=GREY, markersize=5, alpha=0.8)
     (mark,) = axes.plot([similarity], [amount], "o", color=ORANGE, markersize=11, markeredgecolor="white")
     mark.set(zorder=5, clip_on=False)
-    axes.set_title("shaded: in between", fontsize=8, color=GREY, loc="right")
+    grey = "; grey: other data sets (rows begin elsewhere with other numbers of classes)" if known else ""
+    axes.set_title(f"shaded: in between{grey}", fontsize=7 if known else 8, color=GREY, loc="right")
     axes.set_title("where this data set falls", fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     names = [Named(name, similarity, amount, ORANGE, 10), *(Named(n, s, a, GREY, 8) for n, a, s in known)]

@@ -49,7 +49,9 @@ def draw_figures(
         and isinstance(amount, float)
         and amount > 0
     ):
-        drawn["plane.png"] = plane(name, amount, similarity, len(scores.classes), BENCHMARK.get(backbone, ()))
+        # Similarity depends on the size at which the network sees the images: other sets are known at its own.
+        others = BENCHMARK.get(backbone, ()) if evidence.get("scale", 1.0) == 1.0 else ()
+        drawn["plane.png"] = plane(name, amount, similarity, len(scores.classes), others)
     for file, png in drawn.items():
         atomic_write_bytes(folder / file, png)
     return list(drawn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,8 @@ class Row:
     seconds: float = math.nan
     reason: str = ""
     """Why it did not finish."""
+    head_alone: bool = False
+    """Whether nothing of its training was kept, but the head that was solved before it."""
     path: Path = field(default=Path())
 
     @property
@@ -81,7 +84,11 @@ def rows_of(study: optuna.Study, stage: str, folder: Path) -> list[Row]:
     found = []
     for trial in study.get_trials(deepcopy=False):
         facts = trial.user_attrs
-        kept = {k: facts[k] for k in ("epochs", "log_loss", "accuracy", "seconds", "reason") if k in facts}
+        kept = {
+            k: facts[k]
+            for k in ("epochs", "log_loss", "accuracy", "seconds", "reason", "head_alone")
+            if k in facts
+        }
         values = dict(trial.params or trial.system_attrs.get("fixed_params", {}))
         found.append(
             Row(
@@ -93,20 +100,20 @@ def rows_of(study: optuna.Study, stage: str, folder: Path) -> list[Row]:
 
 
 def ranked(rows: Sequence[Row], metric: str) -> list[Row]:
-    """Finished trials, those on whole schedules before those on short ones, the best first."""
+    """Finished trials, those on longer schedules before those on shorter ones, whatever their stage; the best first."""
     done = [row for row in rows if row.state == "complete"]
-    return sorted(done, key=lambda row: (row.stage != "fine", row.value(metric), row.number))
+    return sorted(done, key=lambda row: (-row.epochs, row.value(metric), row.stage != "fine", row.number))
 
 
 def best_of(rows: Sequence[Row], metric: str) -> Row | None:
-    """The best finished trial of the last stage that has any."""
+    """The best finished trial of those that trained longest."""
     return next(iter(ranked(rows, metric)), None)
 
 
 def default_for(best: Row, rows: Sequence[Row]) -> Row | None:
     """The default on a schedule as long as the best's, to compare it with."""
-    alike = [r for r in rows if r.default and r.state == "complete" and r.stage == best.stage]
-    return alike[0] if alike else None
+    alike = [r for r in rows if r.default and r.state == "complete" and r.epochs == best.epochs]
+    return min(alike, key=lambda row: row.stage != best.stage, default=None)
 
 
 def verdict(best: Row, default: Row | None, rivals: int, metric: str, task: Task = SINGLE_LABEL) -> str:
@@ -118,7 +125,7 @@ def verdict(best: Row, default: Row | None, rivals: int, metric: str, task: Task
     what = named(task) if metric == task.score else task.loss_name
     if default is None:
         return "The default did not finish on as many epochs: nothing to compare the best with."
-    if best.number == default.number:
+    if best.name == default.name:
         return "No trial was better than the default."
     mine, theirs = Outcome.load(best.path), Outcome.load(default.path)
     if mine is None or theirs is None or len(mine.losses) != len(theirs.losses):
@@ -136,6 +143,22 @@ def verdict(best: Row, default: Row | None, rivals: int, metric: str, task: Task
     if float(gain.mean()) > limit * error:
         return f"{told}: more than luck among {rivals} trials."
     return f"{told}: no more than the luckiest of {rivals} trials may show. The default is as good a choice."
+
+
+def tied_line(rows: Sequence[Row]) -> str | None:
+    """What is said where several finished trials have the same figures, because none of their trainings was kept.
+
+    >>> heads = [Row("coarse", n, "complete", n == 0, {}, 9, 0.5, 0.9, head_alone=True) for n in range(3)]
+    >>> tied_line(heads), tied_line(heads[:1])
+    ('3 trials kept the head alone: tied at 0.500.', None)
+    """
+    alone = Counter(f"{r.log_loss:.3f}" for r in rows if r.head_alone and r.state == "complete")
+    told = [
+        f"{count} trials kept the head alone: tied at {loss}."
+        for loss, count in alone.most_common()
+        if count > 1
+    ]
+    return " ".join(told) or None
 
 
 def interval(row: Row, images: int, task: Task = SINGLE_LABEL) -> tuple[float, float]:
@@ -186,6 +209,22 @@ def importances(study: optuna.Study, space: Sequence[Dimension]) -> dict[str, fl
             params=[d.key for d in space if all(d.key in t.params for t in done)],
         )
     return {key: float(value) for key, value in found.items() if math.isfinite(value)}
+
+
+def no_plot_line(ended: int) -> str:
+    """Why there is no importance plot, where so many trials of the coarse stage ended.
+
+    >>> no_plot_line(5)
+    'No importance plot: 5 of the 8 trials that it takes ended; --pruner none stops none of them early.'
+    >>> no_plot_line(9)
+    'No importance plot: 9 trials ended, with figures too much alike to tell keys apart.'
+    """
+    if ended >= ENOUGH:
+        return f"No importance plot: {ended} trials ended, with figures too much alike to tell keys apart."
+    return (
+        f"No importance plot: {ended} of the {ENOUGH} trials that it takes ended; --pruner none stops none of them "
+        "early."
+    )
 
 
 def importance_plot(shares: dict[str, float]) -> bytes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,8 +58,13 @@ class Crew:
 
     def work(self) -> None:
         """All stages. Raises KeyboardInterrupt where it is stopped, FinetuneError where no trial can be run."""
-        for stage in self.settings.stages(self.trials):
-            self._stage(stage)
+        coarse, *fine = self.settings.stages(self.trials)
+        self._stage(coarse)
+        for stage in fine:
+            if self._worth_while(stage):
+                self._stage(stage)
+            else:  # its trials and its time go to the coarse stage
+                self._stage(replace(coarse, trials=self.trials))
 
     def study(self, stage: str) -> optuna.Study:
         """The trials of a stage."""
@@ -72,13 +78,6 @@ class Crew:
         """What all trials learn."""
         return self.setup.bundle.task
 
-    @cached_property
-    def chance(self) -> float:
-        """The training loss of guessing."""
-        from finetune.training.objectives import objective_of
-
-        return objective_of(self.setup.bundle.train).chance
-
     def rows(self) -> list[board.Row]:
         """All trials of all stages."""
         stages = self.settings.stages(self.trials)
@@ -89,6 +88,29 @@ class Crew:
     def done(self) -> int:
         """Trials that are over and count."""
         return sum(_counts(row.state, row.reason) and row.state != "running" for row in self.rows())
+
+    def _worth_while(self, stage: Stage) -> bool:
+        """Whether there is time for a fine stage: for the default and the best so far on schedules no shorter than
+        the coarse ones. The first process that comes so far says it for all."""
+        study, epochs = self.study(stage.name), self._coarse_epochs()
+        with self.mutex.held():
+            known = study.user_attrs
+            if "epochs" in known or self.deadline is None or not self.settings.epochs:
+                return True
+            if known.get("left_out") == self.deadline:
+                return False
+            rounds = 1 if self.parallel else 2  # processes carry the two out side by side
+            if rounds * _MARGIN * self._seconds(epochs) <= self.deadline - time.time():
+                return True
+            study.set_user_attr("left_out", self.deadline)
+        self.listener.on_message(
+            f"No fine stage: the time left does not reach for trials of {epochs} epochs or more, as many as the coarse "
+            "ones had. What is left goes on with those."
+        )
+        return False
+
+    def _coarse_epochs(self) -> int:
+        return int(self.study("coarse").user_attrs.get("epochs", 0))
 
     # --- one stage --------------------------------------------------------------------------------------
 
@@ -156,16 +178,17 @@ class Crew:
         default = bool(trial.user_attrs.get("default"))
         path = self.out / "trials" / board.trial_name(stage.name, trial.number)
         watch = Watch(
-            self.listener, trial, metric=self.settings.metric, chance=self.chance,
-            keep=default, deadline=self.deadline, alive=self.alive,
+            self.listener, trial, metric=self.settings.metric, keep=default, deadline=self.deadline, alive=self.alive,
         )  # fmt: skip
         state = TrialState.PRUNED
         try:
             values = studies.suggest(trial, space) if not default or self._inside(space) else {}
             recipe = self.recipe(values, default, epochs)
-            outcome = run_trial(recipe, self.setup, path, watch)
+            outcome = run_trial(recipe, self.setup, path, watch, undo=default)
         except (Dropped, TrainingError) as error:
-            reason = str(error) if isinstance(error, Dropped) else "training diverged"
+            reason = (
+                str(error) if isinstance(error, Dropped) else f"training diverged: {_first_sentence(error)}"
+            )
         except (KeyboardInterrupt, Interrupted):
             with self.mutex.held():
                 studies.give_up(study, study.get_trials(deepcopy=False)[trial.number])
@@ -191,7 +214,7 @@ class Crew:
 
     def _keep(self, study: optuna.Study, trial: optuna.Trial, outcome: Outcome) -> None:
         """Write the figures down, and keep the weights of the best trial only."""
-        for key in ("log_loss", "accuracy", "seconds"):
+        for key in ("log_loss", "accuracy", "seconds", "head_alone"):
             trial.set_user_attr(key, getattr(outcome, key))
         value = outcome.accuracy if self.settings.maximize else outcome.log_loss
         with self.mutex.held():
@@ -223,6 +246,8 @@ class Crew:
         each = mine / stage.trials / (_MARGIN * self._seconds(full))
         one = 0.5 * left / (_MARGIN * self._seconds(full))
         lowest = max(1, min(round(0.1 * full), int(one * full)))
+        if stage.name == "fine":  # fewer trials rather than shorter ones
+            lowest = max(lowest, self._coarse_epochs())
         return max(lowest, min(wanted, int(each * full)))
 
     def _fits(self, stage: Stage, epochs: int) -> bool:
@@ -260,6 +285,15 @@ class Crew:
             if row.state in ("complete", "pruned", "failed") and row.name not in self._announced:
                 self._announced.add(row.name)
                 self.listener.on_message(row.told(self.task))
+
+
+def _first_sentence(error: Exception) -> str:
+    """What an error says, without the advice.
+
+    >>> _first_sentence(ValueError("The smoothed loss is more than 3 times the first (0.7) at step 9. Lower it."))
+    'The smoothed loss is more than 3 times the first (0.7) at step 9'
+    """
+    return re.split(r"\.\s", str(error).splitlines()[0], maxsplit=1)[0].rstrip(".")
 
 
 def _counts(state: str, reason: str) -> bool:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from finetune.data.imageset import DataBundle
 
 _RESERVE = 0.05
-"""Share of the time that is kept for testing and writing."""
+"""Share of the time that is kept for testing and writing ..."""
+_ENDING, _OF_START, _LONGEST = 4.0, 2.0, 20.0
+"""... and so many seconds for drawing and ending, at least this multiple of what the start of the command took, up to a
+limit: both load libraries, on a machine that may be slow or busy."""
 
 
 def sweep(
@@ -47,6 +50,7 @@ def sweep(
     data: DataBundle | None = None,
     listener: Listener | None = None,
     go_on: str = "",
+    began: float | None = None,
 ) -> SweepResult:
     """Search recipe keys for the best validation figure; train and test the best.
 
@@ -63,13 +67,14 @@ def sweep(
         metric: the task's loss or score of the validation images: ``log-loss`` (default) or ``accuracy``; of labels
             ``log-loss`` or ``f1``; of a number ``squared-error`` (in units of their variance) or ``r2``. The test
             images are seen once, at the end.
-        sampler: ``tpe``, ``random`` or ``grid``.
+        sampler: ``tpe``, ``gp`` (a Gaussian process), ``random`` or ``grid``.
         pruner: ``median``, ``asha`` or ``none``: what stops trials that fall behind.
         storage: file of the trials, ``.db`` for SQLite; default: a journal in the folder.
         out: the sweep's folder; default: ``runs/sweep-DATA-STRATEGY``.
         data: images already read; then there is one process.
         listener: is told what happens.
         go_on: the command that goes on, for messages.
+        began: the ``time.monotonic()`` from which the time counts; default: now.
 
     Raises:
         FinetuneError: a wrong argument, images or network; the folder of another sweep.
@@ -88,7 +93,8 @@ def sweep(
     if data is not None and processes > 1:
         raise ConfigError(must("--processes", "1 where the images are given in memory", processes))
     wanted = None if space is None else parse_space(space)
-    began = time.time()
+    started = 0.0 if began is None else time.monotonic() - began
+    wall = time.time() - started  # the same in all processes
     folder = Path(out).expanduser() if out is not None else _folder(asked)
     question = {
         "recipe": repeatable(asked).model_dump(mode="json", exclude_unset=True),
@@ -120,7 +126,7 @@ def sweep(
             folder.mkdir(parents=True, exist_ok=True)
             settings.save(folder)
         with _alone(folder):
-            deadline = None if seconds is None else began + seconds
+            deadline = None if seconds is None else wall + seconds - ending(started)
             reserve = 0.0 if seconds is None else _RESERVE * seconds + settings.test_seconds
             with Workers(folder, processes - 1, trials, deadline and deadline - reserve, heard) as workers:
                 crew = Crew(
@@ -134,6 +140,11 @@ def sweep(
                 workers.start()
                 crew.work()
             return finish(crew, deadline, heard)
+
+
+def ending(started: float) -> float:
+    """Seconds that drawing and ending take, where the start took so many."""
+    return max(_ENDING, min(_OF_START * started, _LONGEST))
 
 
 def replaced(recipe: Recipe, processes: int) -> Recipe:

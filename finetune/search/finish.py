@@ -55,6 +55,9 @@ def finish(crew: Crew, deadline: float | None, listener: Listener) -> SweepResul
     shares = board.importances(crew.study("coarse"), settings.space)
     if shares:
         atomic_write_bytes(folder / "importance.png", board.importance_plot(shares))
+    else:
+        ended = sum(row.stage == "coarse" and row.state == "complete" for row in rows)
+        listener.on_message(board.no_plot_line(ended))
     if best is None:
         finished, verdict = (
             _fallback(crew, listener),

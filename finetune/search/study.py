@@ -16,7 +16,7 @@ from finetune.search.dimension import Dimension, Value
 if TYPE_CHECKING:
     import optuna
 
-SAMPLERS = ("tpe", "random", "grid")
+SAMPLERS = ("tpe", "gp", "random", "grid")
 PRUNERS = ("median", "asha", "none")
 _DATABASES = {".db", ".sqlite", ".sqlite3"}
 
@@ -71,6 +71,10 @@ def sampler(kind: str, seed: int, trials: int, parallel: bool) -> optuna.sampler
         return optuna.samplers.TPESampler(
             seed=seed, n_startup_trials=max(4, min(10, trials // 3)), constant_liar=parallel
         )
+    if kind == "gp":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # experimental in some versions
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=max(4, min(10, trials // 3)))
     return optuna.samplers.RandomSampler(seed=seed)
 
 

@@ -21,8 +21,6 @@ from finetune.strategy.plan import GradientPhase, Plan
 if TYPE_CHECKING:
     import optuna
 
-TOO_MUCH = 3.0
-"""A trial whose cost exceeds this many times its first, and that of guessing, is stopped."""
 VAL = "val.npz"
 """In a trial's folder: ``losses`` (V,) float64 and ``right`` (V,) bool or float64 of each validation image."""
 
@@ -40,6 +38,8 @@ class Outcome:
     right: np.ndarray
     """(V,) score of each image: of classes bool, of another task float64."""
     seconds: float
+    head_alone: bool = False
+    """Whether the safety net, or the best epoch, left nothing of the training."""
 
     @property
     def log_loss(self) -> float:
@@ -68,7 +68,7 @@ class Outcome:
 class Watch(Listener):
     """Hands a trial's figures to its pruner and drops it where it is hopeless or the time is up.
 
-    ``metric``: see measure.py; ``chance``: the training loss of answers that do not look at the image.
+    ``metric``: see measure.py. A training that diverges ends by itself (training/rollback.py).
     """
 
     def __init__(
@@ -77,27 +77,16 @@ class Watch(Listener):
         trial: optuna.Trial,
         *,
         metric: str,
-        chance: float,
         keep: bool = False,
         deadline: float | None = None,
         alive: Any = lambda: True,
     ) -> None:
         self.outer, self.trial, self.keep, self.deadline, self.alive = outer, trial, keep, deadline, alive
         self._key = f"val_{metric}" if metric in SCORES else "val_loss"
-        self._first: float | None = None
-        self._guess = chance
         self._epochs = 0
 
     def on_row(self, row: dict[str, Any]) -> None:
         """A row of the trial's metrics."""
-        cost = row.get("loss")
-        if isinstance(cost, float):
-            if self._first is None:
-                self._first = cost
-            # A head that is solved first begins near 0: three times that is still a good start.
-            limit = TOO_MUCH * max(self._first, self._guess / TOO_MUCH)
-            if not cost <= limit:
-                raise Dropped(f"cost {cost:.3g} is more than {TOO_MUCH:g} times the first, {self._first:.3g}")
         value = row.get(self._key)
         if row.get("kind") == "epoch" and row.get("epoch", 0) > 0 and isinstance(value, float):
             self._epochs += 1
@@ -122,9 +111,11 @@ class Watch(Listener):
             raise KeyboardInterrupt
 
 
-def run_trial(recipe: Recipe, setup: Setup, path: Path, listener: Listener) -> Outcome:
+def run_trial(recipe: Recipe, setup: Setup, path: Path, listener: Listener, undo: bool = True) -> Outcome:
     """Carry out ``recipe`` in the run folder ``path`` up to its test, and judge it on the validation images.
 
+    Without ``undo`` the first divergence ends it: what goes back halves its learning rate, and its figures would not
+    be those of the values that were tried. Where the recipe says how often to go back, that counts.
     ``finetune resume`` makes a whole run of the folder. Raises FinetuneError and what the listener raises.
     """
     from finetune.evaluation.each import each_loss, each_score
@@ -144,6 +135,8 @@ def run_trial(recipe: Recipe, setup: Setup, path: Path, listener: Listener) -> O
         backbone = copy.deepcopy(backbone)
     with tracked(recipe, path, listener, False) as told:
         unchecked = recipe.override("train.preflight=false")  # trials are many, and alike in what it looks at
+        if not undo and "rollbacks" not in recipe.train.model_fields_set:
+            unchecked = unchecked.override("train.rollbacks=0")
         backbone = execute(plan, backbone, bundle, unchecked, path, told)
     answers = predict_images(
         backbone, bundle.val, cache=untouched(plan) and recipe.probe.cache, threads=recipe.data.workers
@@ -151,7 +144,9 @@ def run_trial(recipe: Recipe, setup: Setup, path: Path, listener: Listener) -> O
     judged = (bundle.task, bundle.val.targets, answers)
     seconds = time.perf_counter() - began
     folder.write_json("timing.json", {"seconds": seconds})
-    outcome = Outcome(each_loss(*judged), each_score(*judged), seconds)
+    kept = folder.kept() or {}
+    head_alone = kept.get("blend", kept.get("epoch")) == 0
+    outcome = Outcome(each_loss(*judged), each_score(*judged), seconds, head_alone)
     outcome.save(path)
     return outcome
 

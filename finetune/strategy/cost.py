@@ -40,6 +40,8 @@ class Cost:
     """Seconds an image through the network, without gradients."""
     step: float | None
     """Seconds a training image, forward and backward, of the phase that trains most; None without one."""
+    epochs: tuple[float, ...] = ()
+    """Seconds of an epoch of each phase; 0 for heads."""
 
     @property
     def seconds(self) -> float:
@@ -66,22 +68,25 @@ def estimate(
     forward = clock.forward()
     pass_over = forward + clock.decode
     n, held = len(bundle.train), len(bundle.val)
-    seconds, steps, seen = [], [], 0
+    seconds, steps, epochs, seen = [], [], [], 0
     for phase in plan.phases:
         if isinstance(phase, ProbePhase):
             images = bundle.train if phase.fit_on == "train" else Joined(bundle.train, bundle.val)
             new = 0 if seen >= len(images) else _uncached(backbone, images, recipe.probe.cache)
             seen = max(seen, len(images))
             seconds.append(new * pass_over)
+            epochs.append(0.0)
             continue
         step = clock.step(phase)
         steps.append(step)
         trains = n + held if phase.fit_on == "train+val" else n
         judged = 0 if phase.fit_on == "train+val" else held
         each = clock.together(step, clock.augment(phase)) * trains + forward * judged
+        epochs.append(each)
         whole = phase.epochs * each
         seconds.append((trains + judged) * clock.decode + min(whole, phase.time or whole))
-    return Cost(tuple(seconds), len(bundle.test) * pass_over, forward, max(steps, default=None))
+    test = len(bundle.test) * pass_over
+    return Cost(tuple(seconds), test, forward, max(steps, default=None), tuple(epochs))
 
 
 class _Clock:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from finetune.errors import StrategyError, must
 from finetune.strategy.context import Context
 from finetune.strategy.measure import Evidence
+from finetune.strategy.outlook import more_images_for
+from finetune.strategy.similarity import similarity_of
 from finetune.strategy.table import (
     TEXTBOOK,
     THRESHOLDS,
@@ -22,7 +25,7 @@ from finetune.strategy.table import (
     likeness_of,
     render,
 )
-from finetune.strategy.wording import WORDS
+from finetune.strategy.wording import WORDS, Words
 
 TINY = 3.0
 """Below this median of images a class the heads alone are trained, however far the source is."""
@@ -50,13 +53,24 @@ class Decision:
     """Strategy -> (accuracy, standard error), shares, where it could be measured without training."""
     evidence: Evidence | None = None
     race: tuple[Mapping[str, Any], ...] = ()
-    """What each arm did in the last round of a race, where there was one."""
+    """What each arm did in each round of a race, where there was one."""
+    cut: Thresholds = THRESHOLDS
+    """Where the axes were cut."""
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    """Strategy -> why the network cannot be trained so, in a few words."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "amount": self.amount,
             "similarity": None if self.similarity is None else round(self.similarity, 3),
+            "likeness": self.likeness,
+            "thresholds": {
+                **asdict(self.cut),
+                "tiny_per_class": TINY,
+                "shrunk": SHRUNK,
+                "solved": SOLVED,
+            },
             "cell": None if self.cell is None else f"{self.cell[0]}, {self.cell[1]}",
             "chosen": self.chosen,
             "runner_up": self.runner_up,
@@ -67,6 +81,11 @@ class Decision:
                 **({"race": [dict(lap) for lap in self.race]} if self.race else {}),
             },
         }
+
+    @property
+    def likeness(self) -> Likeness | None:
+        """The similarity in a word; None where nothing was measured."""
+        return None if self.similarity is None else likeness_of(self.similarity, self.cut)
 
     @property
     def measure(self) -> str:
@@ -80,7 +99,7 @@ class Decision:
 
 def neighbours(decision: Decision) -> tuple[str, ...]:
     """The strategies that a race compares: the chosen one first, the runner-up, then those of the cells that share
-    a row or a column with the decision's own.
+    a row or a column with the decision's own. Those that the network cannot be trained by (``unfit``) are left out.
 
     Raises StrategyError where nothing was decided.
     """
@@ -88,9 +107,9 @@ def neighbours(decision: Decision) -> tuple[str, ...]:
         raise StrategyError(must("a race", "a decision of strategy auto", f"strategy {decision.chosen}"))
     row, column = decision.cell
     beside = [TEXTBOOK[cell][0] for cell in TEXTBOOK if (cell[0] == row) or (cell[1] == column)]
-    tuned_little = ["norm-bias"] if row == "very little data" and column == "very different" else []
+    tuned_little = ["norm-bias", "lora"] if row == "very little data" and column == "very different" else []
     named = [decision.chosen, decision.runner_up, TEXTBOOK[decision.cell][0], *tuned_little, *beside]
-    return tuple(dict.fromkeys(name for name in named if name))
+    return tuple(dict.fromkeys(name for name in named if name and name not in decision.unfit))
 
 
 def given(ctx: Context, strategy: str) -> Decision:
@@ -100,58 +119,6 @@ def given(ctx: Context, strategy: str) -> Decision:
         chosen=strategy, runner_up=None,
         reasons=(f"{strategy} was asked for; strategy=auto would measure and choose.",),
     )  # fmt: skip
-
-
-def similarity_of(evidence: Evidence) -> tuple[float, tuple[str, ...]]:
-    """Similarity in [0, 1] and the figures behind it, in words.
-
-    What counts is whether the task separates in the last stage as well as it could; how pictures look does
-    not decide (arXiv 2410.08194). Three parts, each pulled to 1/2 by its own standard error, so that twenty
-    images do not speak as loudly as two thousand:
-
-    - headroom: share of the last stage's errors that earlier stages mend. 0 is similar, 30% is far;
-    - bought: the share of the last stage's accuracy that the first stage lacks. 60% is similar, 0 is far;
-    - distance (where the backbone has source statistics): 1 is the source itself, 1.5 and more is far.
-
-    Weights .4, .2, .4 and the end points are proposals, set on the six visible data sets.
-    """
-    if evidence.blind:
-        return _similarity_unlabelled(evidence.source_distance)
-    last, se = evidence.last.value, evidence.last.se
-    error, seen = max(1 - last, se), max(last, se, 1e-6)
-    headroom = evidence.gain / error
-    bought = evidence.affinity / seen
-    parts = [
-        (
-            0.4,
-            1 - headroom / 0.3,
-            se / error / 0.3,
-            f"earlier stages would mend {_share(headroom)} of its errors",
-        ),
-        (
-            0.2,
-            bought / 0.6,
-            1.4 * se / seen / 0.6,
-            f"{_share(bought)} of its accuracy is not in the first stage yet",
-        ),
-    ]
-    if evidence.source_distance is not None:
-        far = evidence.source_distance
-        parts.append((0.4, 1 - (far - 1) / 0.5, 0.0, f"feature distance {far:.2f}x the source's own"))
-    total = sum(weight for weight, *_ in parts)
-    value = 0.0
-    for weight, raw, noise, _ in parts:
-        value += weight / total * (0.5 + (min(1.0, max(0.0, raw)) - 0.5) / (1 + (2 * noise) ** 2))
-    return value, tuple(words for *_, words in parts)
-
-
-def _similarity_unlabelled(distance: float | None) -> tuple[float, tuple[str, ...]]:
-    """Where no label could be checked: the feature distance alone, pulled half way to 1/2; or 1/2."""
-    said = "with one image a class nothing can be left out, so the labels tell nothing"
-    if distance is None:
-        return 0.5, (said,)
-    raw = min(1.0, max(0.0, 1 - (distance - 1) / 0.5))
-    return 0.25 + 0.5 * raw, (said, f"feature distance {distance:.2f}x the source's own")
 
 
 def decide(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> Decision:
@@ -169,13 +136,14 @@ def decide(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> Decision:
     ]
     if not evidence.blind:
         reasons.append(words.stages(evidence))
-    added = multi[0] - linear[0]
-    chosen, runner_up, why = _choose(evidence, cell, linear[0], added, likeness_of(similarity, cut))
+        if evidence.guessing:
+            reasons.append(words.guessing(evidence))
+    chosen, runner_up, why = _choose(evidence, cell, linear, multi, likeness_of(similarity, cut))
     reasons.append(why)
     textbook = TEXTBOOK[cell][0]
     if chosen != textbook:
         reasons.append(f"The textbook's table would say {textbook} for this cell.")
-    more = evidence.more_images_for(0.05)
+    more = more_images_for(evidence, 0.05)
     if more is not None:
         reasons.append(
             f"About {two_digits(more)} more images a class should give the linear head 5 points more."
@@ -183,7 +151,7 @@ def decide(evidence: Evidence, cut: Thresholds = THRESHOLDS) -> Decision:
     return Decision(
         amount=amount, similarity=similarity, cell=cell,
         chosen=chosen, runner_up=runner_up, reasons=tuple(reasons),
-        expected={} if evidence.blind else {"linear": linear, "multistage": multi}, evidence=evidence,
+        expected={} if evidence.blind else {"linear": linear, "multistage": multi}, evidence=evidence, cut=cut,
     )  # fmt: skip
 
 
@@ -201,10 +169,15 @@ def informed(given: Decision, ctx: Context) -> Decision:
 
 
 def _choose(
-    evidence: Evidence, cell: tuple[Row, Column], linear: float, added: float, likeness: Likeness
+    evidence: Evidence,
+    cell: tuple[Row, Column],
+    last: tuple[float, float],
+    joined: tuple[float, float],
+    likeness: Likeness,
 ) -> tuple[str, str, str]:
-    """Chosen, runner-up, and why the one and not the other. ``linear``: what a linear head on the last stage reaches;
-    ``added``: what earlier stages add to it."""
+    """Chosen, runner-up, and why the one and not the other. ``last``: what a linear head on the last stage reaches,
+    ``joined``: one on several; each with its standard error."""
+    linear = last[0]
     row, column = cell
     near, shrunk = column == "very similar", evidence.scale < SHRUNK
     sure = likeness == "very similar" and not shrunk
@@ -247,9 +220,9 @@ def _choose(
                 f"{place}, but {small if shrunk else 'not beyond doubt'}, and then tuning was ahead of the linear head "
                 "in our measurements even with few images; where it does harm the safety net keeps the head.",
             )
-        gained = f"add {words.gain(added)} to the linear head" if added > 0 else "do not help the linear head"
         return "full", "multistage", (
-            f"{place}, the features must move, even for few images; earlier stages alone (multistage) {gained}."
+            f"{place}, the features must move, even for few images; earlier stages alone (multistage) "
+            f"{_added(last, joined, words)}."
         )  # fmt: skip
     if near and shrunk:
         return "full", "partial", f"{place}, but {small}: everything must move."
@@ -266,6 +239,14 @@ def _choose(
     )
 
 
+def _added(last: tuple[float, float], joined: tuple[float, float], words: Words) -> str:
+    """What earlier stages do for the linear head. Both errors count, as if of different images."""
+    gain, noise = joined[0] - last[0], math.hypot(last[1], joined[1])
+    if gain > noise:
+        return f"add {words.gain(gain)} to the linear head"
+    return "do not help the linear head" + (" beyond the noise" if gain > 0 else "")
+
+
 def two_digits(number: int) -> str:
     """A rough figure as one: two digits that mean something.
 
@@ -273,7 +254,3 @@ def two_digits(number: int) -> str:
     ('7', '83', '1,600')
     """
     return f"{round(number, 2 - len(str(number))):,}"
-
-
-def _share(value: float) -> str:
-    return f"{100 * min(1.0, max(0.0, value)):.0f}%"

@@ -9,6 +9,7 @@ from finetune.strategy import STRATEGIES
 from finetune.strategy.cost import Cost
 from finetune.strategy.decision import Decision
 from finetune.strategy.invariance import Trial
+from finetune.strategy.outlook import more_images_for
 from finetune.strategy.plan import GradientPhase, Plan, ProbePhase
 from finetune.strategy.schedule import finetuning_lr, scaled_lr
 
@@ -69,15 +70,21 @@ class Explanation:
 
     def more_images(self) -> int | None:
         """Further images a class for five points more of the linear head; None where that is not known."""
-        return None if self.decision.evidence is None else self.decision.evidence.more_images_for(0.05)
+        return None if self.decision.evidence is None else more_images_for(self.decision.evidence)
 
     def to_dict(self) -> dict[str, Any]:
         """decision.json: plain values, the same whenever the same data are decided about."""
-        measure = self.decision.measure
+        measure, unfit = self.decision.measure, self.decision.unfit
         return {
             **self.decision.to_dict(),
             "strategies": [
-                {"name": name, "does": does, measure: found and found[0], "se": found and found[1]}
+                {
+                    "name": name,
+                    "does": does,
+                    measure: found and found[0],
+                    "se": found and found[1],
+                    **({"unfit": unfit[name]} if name in unfit else {}),
+                }
                 for name, does, found in self.expected()
             ],
             "stages": [{"name": n, measure: a, "se": se} for n, a, se in self.stages()],

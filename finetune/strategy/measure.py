@@ -103,6 +103,16 @@ class Evidence:
         return max(range(len(self.stages)), key=lambda i: (self.stages[i].value, i))
 
     @property
+    def best(self) -> Score:
+        """The best head: on one stage or on several joined."""
+        return max((*self.stages, self.concat), key=lambda score: score.value)
+
+    @property
+    def guessing(self) -> bool:
+        """Whether no head is above guessing by two standard errors."""
+        return self.best.value <= 2 * self.best.se
+
+    @property
     def uneven(self) -> bool:
         """Whether a head that goes by the classes' shares too, as trained ones do, can be far better than these."""
         return self.measure == "accuracy" and self.imbalance >= _UNEVEN
@@ -125,22 +135,6 @@ class Evidence:
         (few, before), (many, after) = self.curve[-2], self.curve[-1]
         return (after - before) / math.log2(many / few)
 
-    def more_images_for(self, points: float) -> int | None:
-        """Further images a class for ``points`` (share) more accuracy of the linear head; rough.
-
-        The error is taken to fall by the same factor with every doubling. None where more did not help, or where it
-        would take more than 16 times as many: a curve of three points tells nothing of that.
-        """
-        if len(self.curve) < 2:
-            return None
-        (few, before), (many, after) = self.curve[-2], self.curve[-1]
-        wanted = points / (1 - 1 / self.num_classes)
-        error, earlier = 1 - after, 1 - before
-        if not 0 < error < earlier or error - wanted <= 0:
-            return None
-        doublings = math.log(error / (error - wanted)) / math.log(earlier / error) * math.log2(many / few)
-        return math.ceil(self.median * (2**doublings - 1)) if doublings <= 4 else None
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, derived figures included."""
         tree = asdict(self)
@@ -148,7 +142,6 @@ class Evidence:
             del tree["measure"]
         tree["gain"], tree["affinity"] = self.gain, self.affinity
         tree["best_stage"], tree["per_doubling"] = self.best_stage, self.per_doubling
-        tree["images_for_5_points"] = self.more_images_for(0.05)
         return tree
 
 

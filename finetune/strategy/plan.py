@@ -108,7 +108,8 @@ class _Steps(_Frozen):
     stop_at: float | None = Field(None, gt=0, le=1)
     """Validation accuracy at which training stops."""
     time: float | None = Field(None, gt=0)
-    """Seconds for the phase: the schedule is shortened so that it fits."""
+    """Seconds for the phase: the schedule is shortened so that it fits. In a run with train.time what is left of that
+    counts instead; in a plan that was given, this."""
     batch_size: int = Field(64, ge=1)
     """Images a micro-batch."""
     accumulate: int = Field(1, ge=1)

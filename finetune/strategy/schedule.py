@@ -102,7 +102,7 @@ def gradient_phase(
         augment=augment,
         crop=asked.crop,
         augment_on=where(asked.augment_on, augment, ctx.device),
-        batch_norm="frozen" if card.freeze_norms else norms,
+        batch_norm=asked.batch_norm or ("frozen" if card.freeze_norms and not from_random else norms),
         **shared,
     )
 

@@ -24,7 +24,8 @@ class Scratch(Strategy):
             epochs_factor=2.0,
             regularise=True,
             from_random=True,
-        ).model_copy(update={"batch_norm": "train"})
+            norms="train",
+        )
         return Plan(
             strategy="scratch",
             init="random",

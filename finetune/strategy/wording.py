@@ -13,6 +13,7 @@ class Words(ABC):
 
     axes: tuple[str, ...] = ()
     unit, units = "class", "classes"
+    guessed = "tells the classes from guessing"
 
     def amount(self, evidence: Evidence, amount: str) -> str:
         """How much there is to learn from."""
@@ -38,6 +39,17 @@ class Words(ABC):
             f"by stage {each}, joined {named(evidence.shown(evidence.concat)[0])}."
         )
 
+    def guessing(self, evidence: Evidence) -> str:
+        """That no head knows more than chance does, as far as these images can tell."""
+        value, se = evidence.shown(evidence.best)
+        return (
+            f"No stage {self.guessed}: the best has {self._beside_chance(value, se, evidence)}. The labels may have "
+            "nothing to do with the images, or the images are too few to tell: look at them (finetune data check)."
+        )
+
+    def _beside_chance(self, value: float, se: float, evidence: Evidence) -> str:
+        return f"{self.figure(value)} (+-{se:.2f}) where guessing has 0"
+
     def gain(self, value: float) -> str:
         """What earlier stages add."""
         return self.figure(value)
@@ -57,6 +69,9 @@ class _Accuracy(Words):
             f"not seen; stage by stage {stages}, joined {self.figure(evidence.shown(evidence.concat)[0])}."
         )
 
+    def _beside_chance(self, value: float, se: float, evidence: Evidence) -> str:
+        return f"{100 * value:.1f}% (+-{100 * se:.1f}) where chance is {100 / evidence.num_classes:.1f}%"
+
     def solved(self, linear: float) -> str:
         return f"The linear head errs on {100 * (1 - linear):.1f}% of images"
 
@@ -67,6 +82,7 @@ class _Accuracy(Words):
 @final
 class _Labels(Words):
     unit, units = "label", "labels"
+    guessed = "ranks the labels better than guessing"
     axes = (
         "The table is made for classes: here its rows count the images of a label, and similarity comes from the "
         "average precision of linear heads, 0 for guessing and 1 for a perfect ranking.",
@@ -82,6 +98,7 @@ class _Labels(Words):
 @final
 class _Number(Words):
     unit = "tenth of the numbers"
+    guessed = "says more of the numbers than their mean"
     axes = (
         "The table is made for classes: here its rows count the images of each tenth of the numbers, and similarity "
         "comes from R2 of linear heads.",

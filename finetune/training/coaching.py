@@ -81,4 +81,5 @@ def facts_of(index: int, phase: GradientPhase, bundle: DataBundle, recipe: Recip
         keep=phase.keep,
         fitted_head=index > 0,
         task=bundle.task.name,
+        clipped=phase.clip_grad is not None,
     )

@@ -15,6 +15,7 @@ from finetune.training.record import Record
 if TYPE_CHECKING:
     from finetune.events import Listener
     from finetune.training.coaching import Coaching
+    from finetune.training.deadline import Deadline
 
 
 @dataclass
@@ -60,6 +61,21 @@ class Desk:
     """The body's weights as the run began with them, on the CPU, where a phase holds on to them."""
     coach: Coaching | None = None
     """None: nobody reads the curves."""
+    deadline: Deadline | None = None
+    """By when the whole run is done; None: any time."""
+    said: set[str] = field(default_factory=set)
+    """What was told once and need not be told again by a later phase."""
+
+    @property
+    def spent(self) -> float:
+        """Seconds of the whole run so far, where they are counted."""
+        return self.deadline.spent() if self.deadline is not None else 0.0
+
+    def say_once(self, text: str) -> None:
+        """Tell the listener what holds for several phases alike."""
+        if text not in self.said:
+            self.said.add(text)
+            self.listener.on_message(text)
 
     def write(self, row: dict[str, Any]) -> None:
         """A row for the metrics, which the coach reads too. Raises RunError where the disk is full."""

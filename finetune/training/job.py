@@ -67,7 +67,8 @@ class Job:
         """Epoch, first micro-batch and number of micro-batches of the last finished step."""
         per_epoch = -(-len(feed) // phase.accumulate)
         planned = phase.epochs * per_epoch
-        self.pace = Pace(planned, per_epoch, phase.time, reserve=1 + len(phase.blend))
+        points = 0 if phase.blend == "earlier" else len(phase.blend)
+        self.pace = Pace(planned, per_epoch, phase.time, reserve=1 + points)
         self.watch = Watch(phase, self.score)
         self.most_epochs: int | None = None
         """Stop after so many epochs, because an earlier phase did."""
@@ -243,6 +244,7 @@ class Job:
             "guard": self.guard.state_dict(),
             "micro_batch": self.micro.size,
             "pace": self.pace.state_dict(),
+            "spent": self.desk.spent,
             "watch": self.watch.state_dict(),
             "schedule": self._factor.state_dict() if isinstance(self._factor, Plateau) else {},
             "rng": rng_state(),

@@ -171,15 +171,16 @@ def settle(job: Job) -> None:
     if asked == "auto":
         find = largest_that_fits if job.engine.device.type == "cuda" else estimated
         size = job.desk.record.once(f"micro-batch of phase {job.index}", lambda: find(job))
-        job.desk.listener.on_message(
-            f"Batches of {job.phase.batch_size} images go through the network {size} at a time."
-        )
     elif asked is not None:
         size = asked
     else:
         return
     if size < job.phase.batch_size:
         job.micro.limit(size)
+        if asked == "auto":
+            job.desk.say_once(
+                f"Batches of {job.phase.batch_size} images go through the network {size} at a time."
+            )
 
 
 def largest_that_fits(job: Job) -> int:

@@ -1,7 +1,8 @@
 """Batch norms re-estimated on the target: the same weights, centred and scaled by the new images' statistics.
 
-Li et al. 2016, https://arxiv.org/abs/1603.04779 (AdaBN). Costs forward passes and nothing else, so it is tried
-beside the source's statistics where images are far from the source, and kept where the head then does better.
+Li et al. 2016, https://arxiv.org/abs/1603.04779 (AdaBN). Costs forward passes and nothing else: ``probe.norms=try``
+keeps them where the head then does better out of fold. Nobody does so unasked: in the regret benchmark the pick gained
+nothing (docs/regret.md).
 """
 
 from __future__ import annotations

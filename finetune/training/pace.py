@@ -22,8 +22,8 @@ _LATE, _EARLY = 1.05, 0.9
 """The number changes where the rest takes more than this share of the time left, or, at an epoch's end, less ..."""
 _WORTH = 0.05
 """... and where as much of the whole phase is gained: else the last steps' jitter makes the number go to and fro."""
-_TOLD = 0.2
-"""A choice that differs from the last one told by this share is told too."""
+_TOLD = 0.5
+"""A choice that differs from the last one told by more than this share is told too."""
 
 
 class Pace:
@@ -139,13 +139,13 @@ class Pace:
         self._last = self._clock()
 
     def news(self, step: int, whole: float | None = None) -> str | None:
-        """A sentence about the last choice: the first, and later ones that change the number by a fifth; None for
+        """A sentence about the last choice: the first, and later ones that change the number by half; None for
         others. ``whole``: train.time, of which the phase's time may be a share. Known from the choices alone, so
         that a resumed run does not say it again."""
         assert self.seconds is not None
         told, earlier, new = self.planned, self.planned, False
         for number, (_, steps) in enumerate(self.cuts):
-            new = number == 0 or abs(steps - told) >= _TOLD * told
+            new = number == 0 or abs(steps - told) > _TOLD * told
             told, earlier = (steps, told) if new else (told, earlier)
         if not new:
             return None

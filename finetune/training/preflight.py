@@ -34,7 +34,9 @@ CHECKS: tuple[CheckFunction, ...] = (
 IMAGES = 64
 """Decoded for the checks, at most, in a share of their time."""
 LEAST, SHARE, MOST = 2.0, 0.03, 60.0
-"""Seconds that the checks may take: this share of the training, within these limits."""
+"""Seconds that the checks may take: this share of the training, within these limits ..."""
+ENOUGH, TENTH = 5.0, 0.1
+"""... and up to so many seconds a larger share, for most checks are then done in full."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,15 @@ class Report:
     def lines(self) -> list[str]:
         """What a run says: one line where all is well, and one for each check that is not."""
         well, seconds = len(self.of("ok")), f"in {self.seconds:.1f} s"
-        left_out = [check.name for check in self.of("skipped")]
+        left_out: dict[str, list[str]] = {}
+        for check in self.of("skipped"):
+            left_out.setdefault(check.found, []).append(check.name)
         told = f"Preflight: {well} of {len(self.checks)} checks well, {seconds}"
         if well == len(self.checks):
             told = f"Preflight: all {well} checks well, {seconds}"
         if left_out:
-            told += f"; not judged: {', '.join(left_out)}"
+            listed = (f"{', '.join(names)} ({why})" for why, names in left_out.items())
+            told += f"; not judged: {', '.join(listed)}"
         return [f"{told}.", *(f"{c.status.capitalize()}: {c}" for c in self.of("warning", "failure"))]
 
     def require(self) -> None:
@@ -83,8 +88,8 @@ class Report:
 def preflight(job: Job, images: ImageSet, seconds: float | None = None) -> Report:
     """Run every check on a phase that is about to begin; ``images`` are its training images.
 
-    ``seconds``: what may be spent; default: 3% of the training's expected time, at least 2 and at most 60. A
-    check that would take longer, or that cannot judge, says so. Raises DataError where an image cannot be read.
+    ``seconds``: what may be spent; default: as ``seconds_for`` the training's expected time. A check that would take
+    longer, or that cannot judge, says so. Raises DataError where an image cannot be read.
     """
     began = time.perf_counter()
     scene = _scene(job, images, began, LEAST if seconds is None else seconds)
@@ -94,9 +99,18 @@ def preflight(job: Job, images: ImageSet, seconds: float | None = None) -> Repor
         checks.append(check(scene))
         if scene.rate is not None and seconds is None:
             training = job.steps * job.phase.accumulate * job.phase.batch_size / scene.rate
-            scene.ends = began + min(MOST, max(LEAST, SHARE * training))
+            scene.ends = began + seconds_for(training)
         job.check_stop()
     return Report(job.phase.name, tuple(checks), time.perf_counter() - began)
+
+
+def seconds_for(training: float) -> float:
+    """Seconds that the checks before so many seconds of training may take.
+
+    >>> [seconds_for(training) for training in (1, 30, 100, 1000, 10_000)]
+    [2.0, 3.0, 5.0, 30.0, 60.0]
+    """
+    return min(MOST, max(LEAST, min(ENOUGH, TENTH * training), SHARE * training))
 
 
 def _scene(job: Job, images: ImageSet, began: float, seconds: float) -> Scene:
@@ -112,5 +126,5 @@ def _scene(job: Job, images: ImageSet, began: float, seconds: float) -> Scene:
     chosen = chosen[: len(pixels)]
     labels = job.feed.train_labels[chosen]
     return Scene(
-        job, images, tuple(chosen), torch.from_numpy(np.stack(pixels)), labels, rate, began + seconds
+        job, images, tuple(chosen), torch.from_numpy(np.stack(pixels)), labels, rate, began, began + seconds
     )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from finetune import ranks
+from finetune.coach.breakage import tenth
 from finetune.errors import TrainingError
 from finetune.training.checkpoint import Good
 from finetune.training.diverged import save_batch
@@ -144,9 +145,8 @@ def diverged(job: Job, reason: str) -> Diverged:
     phase, factor = job.phase, job.last_factor
     place = f"epoch {job.progress.epoch + 1} step {job.progress.step} of phase {phase.name!r}"
     rates = f"lr {phase.lr * factor:.3g}, head lr {phase.head_lr * factor:.3g}"
-    remedies = [
-        f"lower the learning rate (train.lr={phase.lr / 10:.2g} train.head_lr={phase.head_lr / 10:.2g})"
-    ]
+    lr, head_lr = (tenth(rate, job.guard.lr_scale) for rate in (phase.lr, phase.head_lr))
+    remedies = [f"lower the learning rate (train.lr={lr:g} train.head_lr={head_lr:g})"]
     if phase.clip_grad is None:
         remedies.append("clip gradients (train.clip_grad=1)")
     if job.engine.precision.dtype != "fp32":

@@ -57,6 +57,8 @@ class Tuning:
     """Whether weights, gradients and optimizer state are divided between processes."""
     rehearse: Callable[[Job, ImageSet], None] | None = None
     """Is given a phase that is set up, with its training images, instead of its being trained."""
+    grant: Callable[[int, float], float] | None = None
+    """Seconds for the phase of that number, which has had so many; None: the plan says."""
     adapted: tuple[str, ...] = ()
     """Modules with adapters in place."""
 
@@ -82,6 +84,10 @@ class Tuning:
         if desk.coach is not None and not self.rehearse:
             desk.coach.begin(index, told)
         start = self._start(desk, index, phase, feed.backbone, fresh=saved is None)
+        if self.grant is not None:
+            elapsed = float(saved[0]["pace"]["seconds"]) if saved else 0.0
+            facts["time"] = ranks.on_main(functools.partial(self.grant, index, elapsed))
+            phase = phase.model_copy(update={"time": facts["time"]})
         job = self._job(desk, index, phase, feed, engine)
         if norms := job.united.norms_line():
             self.listener.on_message(norms)

@@ -20,6 +20,51 @@ ALPHA = 2
 """alpha / r: what an adapter's output is multiplied by."""
 
 
+NOT_HERE = "not for this network"
+
+
+def require(backbone: Backbone, train_from: int) -> list[str]:
+    """The layers that get adapters; what ``attach`` refuses is refused here, before anything is computed."""
+    if not _has_peft():
+        raise TrainingError(
+            "trains: lora needs the package peft. Got no such package instead. "
+            "Install it with: pip install 'finetune[lora]'"
+        )
+    names = adaptable(backbone, train_from)
+    if not names:
+        raise TrainingError(
+            f"trains: lora needs linear layers in stages {train_from} and up. {backbone.name} has none there. "
+            "Use strategy norm-bias or partial for this network."
+        )
+    return names
+
+
+def adaptable(backbone: Backbone, train_from: int) -> list[str]:
+    """Names of the linear layers of the stages from ``train_from`` on that run when the network does."""
+    names = [
+        name
+        for name, module in backbone.model.named_modules()
+        if isinstance(module, nn.Linear) and backbone.stage_of(name) >= train_from
+    ]
+    called = _called(backbone, names) if names else set()
+    return [name for name in names if name in called]
+
+
+def why_not(backbone: Backbone, train_from: int) -> str | None:
+    """Why there are no adapters from that stage on, in a few words; None where there can be."""
+    if not adaptable(backbone, train_from):
+        return NOT_HERE
+    return None if _has_peft() else "needs the package peft"
+
+
+def _has_peft() -> bool:
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def attach(backbone: Backbone, rank: int, train_from: int, seed: int = 0) -> tuple[str, ...]:
     """Put adapters beside every linear layer of the stages from ``train_from`` on; the names of the layers.
 
@@ -27,24 +72,9 @@ def attach(backbone: Backbone, rank: int, train_from: int, seed: int = 0) -> tup
     (some attention blocks do) are left as they were. Raises TrainingError where peft is not installed or the
     stages hold no linear layer.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise TrainingError(
-            "trains: lora needs the package peft. Got no such package instead. "
-            "Install it with: pip install 'finetune[lora]'"
-        ) from None
-    names = [
-        name
-        for name, module in backbone.model.named_modules()
-        if isinstance(module, nn.Linear) and backbone.stage_of(name) >= train_from
-    ]
-    names = [name for name in names if name in _called(backbone, names)]
-    if not names:
-        raise TrainingError(
-            f"trains: lora needs linear layers in stages {train_from} and up. {backbone.name} has none there. "
-            "Use strategy norm-bias or partial for this network."
-        )
+    names = require(backbone, train_from)
+    from peft import LoraConfig, inject_adapter_in_model
+
     config = LoraConfig(r=rank, lora_alpha=ALPHA * rank, target_modules=names, lora_dropout=0.0)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns of what a language model would need

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from finetune.audit.glance import glance
@@ -98,3 +99,14 @@ def test_a_run_says_so_and_keeps_it(tmp_path: Path, picture_folder: Path) -> Non
         ],
     )
     assert "Data check" not in clean.output
+
+
+def test_advice_says_so_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = planted(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    words = ["strategy", "advise", "--data", str(root), "strategy=linear", "data.image_size=32"]
+    told = CliRunner().invoke(cli, words, prog_name="finetune")
+    assert told.exit_code == 0, told.output
+    said = " ".join(told.stdout.split())
+    assert "Data check: 1 image is in two splits" in said
+    assert f"finetune data check {root} looks closer" in said

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.regret.ledger import COLUMNS, KEY, Key, Row, key_of
-from benchmarks.regret.results import Outcome, Trial
+from benchmarks.regret.results import Outcome, Results, Trial, collect
 from finetune.strategy.decision import decide
 from finetune.strategy.measure import Evidence, measure
 
@@ -77,3 +77,42 @@ def records_of(rows: Sequence[Row], found: Mapping[str, Evidence]) -> dict[Key, 
         for r in rows
         if r["arm"] == "auto"
     }
+
+
+# --- five data sets, every other one far from the source -----------------------------------------------------
+
+DATA = ("a", "b", "c", "d", "e")
+FOUND = {
+    data: evidence(FAR if i % 2 else NEAR, 500, seed=s)
+    for i, (data, s) in enumerate(zip(DATA, (1, 0, 4, 1, 5)))
+}
+
+
+def table(
+    seeds: int = 2, rates: Sequence[str] = ("1",), data: Sequence[str] = DATA, far_arm: str = "full"
+) -> list[Row]:
+    """``far_arm`` is right for every other data set by four points, partial for the rest; the head is far below."""
+    rows = []
+    for name in data:
+        far = DATA.index(name) % 2
+        for seed in range(seeds):
+            good = {"linear": 0.70, "partial": 0.86 if far else 0.90, far_arm: 0.90 if far else 0.86}
+            for arm, accuracy in good.items():
+                for lr in ("-",) if arm == "linear" else rates:
+                    rows.append(
+                        row(name, "100", seed, arm, accuracy, lr, val_accuracy=accuracy - abs(len(lr) - 1))
+                    )
+            rows.append(row(name, "100", seed, "auto", 0.89, chosen=far_arm, decide_seconds=3.0))
+    return rows
+
+
+def results(rows: list[Row]) -> tuple[Results, Results]:
+    """At each arm's own learning rate, and with rates chosen on validation."""
+    records = records_of(rows, FOUND)
+    return tuple(collect(rows, records, {}, own_rates=own) for own in (True, False))  # type: ignore[return-value]
+
+
+def line(text: str, start: str) -> list[str]:
+    """Cells of the first table row that begins with ``start``."""
+    found = next(part for part in text.splitlines() if part.startswith(f"| {start}"))
+    return [cell.strip() for cell in found.strip("|").split("|")]

@@ -15,6 +15,7 @@ from benchmarks.regret.cases import make_case
 from benchmarks.regret.ledger import read_ledgers
 from benchmarks.regret.measure import Bench
 from benchmarks.regret.order import Cell
+from benchmarks.regret.recipes import read_recipes
 from finetune.api import run
 
 KEYS = ("data.image_size=32", "train.epochs=1", "train.precision=fp32", "train.channels_last=false")
@@ -106,6 +107,7 @@ def test_the_command_measures_and_goes_on(
     assert not out.exists()
     assert main(["run", *asked]) == 0
     rows, _ = read_ledgers([out])
+    assert read_recipes([out]) == {rows[0]["recipe"]: " ".join(KEYS)}
     assert [(r["data"], r["size"], r["arm"], r["status"]) for r in rows] == [
         ("pictures", "5", "linear", "ok")
     ]

@@ -3,75 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from planted import FAR, NEAR, evidence, records_of, row
+from planted import DATA, FOUND, line, records_of, results, row, table
 
 from benchmarks.regret import figures, report
 from benchmarks.regret.__main__ import main
-from benchmarks.regret.ledger import Ledger, Row
+from benchmarks.regret.ledger import Ledger
 from benchmarks.regret.report import BEGIN, END, render, write_report
-from benchmarks.regret.results import Results, collect
 from finetune.errors import DataError, RunError
-
-DATA = ("a", "b", "c", "d", "e")
-FOUND = {
-    data: evidence(FAR if i % 2 else NEAR, 500, seed=s)
-    for i, (data, s) in enumerate(zip(DATA, (1, 0, 4, 1, 5)))
-}
-
-
-def table(
-    seeds: int = 2, rates: Sequence[str] = ("1",), data: Sequence[str] = DATA, far_arm: str = "full"
-) -> list[Row]:
-    """``far_arm`` is right for every other data set by four points, partial for the rest; the head is far below."""
-    rows = []
-    for name in data:
-        far = DATA.index(name) % 2
-        for seed in range(seeds):
-            good = {"linear": 0.70, "partial": 0.86 if far else 0.90, far_arm: 0.90 if far else 0.86}
-            for arm, accuracy in good.items():
-                for lr in ("-",) if arm == "linear" else rates:
-                    rows.append(
-                        row(name, "100", seed, arm, accuracy, lr, val_accuracy=accuracy - abs(len(lr) - 1))
-                    )
-            rows.append(row(name, "100", seed, "auto", 0.89, chosen=far_arm, decide_seconds=3.0))
-    return rows
-
-
-def results(rows: list[Row]) -> tuple[Results, Results]:
-    records = records_of(rows, FOUND)
-    return tuple(collect(rows, records, {}, own_rates=own) for own in (True, False))  # type: ignore[return-value]
-
-
-def line(text: str, start: str) -> list[str]:
-    """Cells of the first table row that begins with ``start``."""
-    found = next(part for part in text.splitlines() if part.startswith(f"| {start}"))
-    return [cell.strip() for cell in found.strip("|").split("|")]
 
 
 def test_the_planted_regrets_are_printed() -> None:
     made, pictures = render(*results(table()))
-    assert line(made, "always full")[1:6] == [
-        "2.40",
-        "4.0",
-        "4.0",
-        "40%",
-        "-50%",
-    ]  # 3 of 5 data sets lose 4 points
-    assert line(made, "always partial")[1:5] == ["1.60", "4.0", "4.0", "60%"]
+    # 3 of 5 data sets lose 4 points; the seeds agree, so both oracles are one
+    assert line(made, "always full")[1:7] == ["2.40", "2.40", "4.0", "4.0", "40%", "-50%"]
+    assert line(made, "always partial")[1:6] == ["1.60", "1.60", "4.0", "4.0", "60%"]
     assert line(made, "best single (partial)")[1] == "1.60"
-    assert line(made, "auto, as run")[1:6] == ["1.00", "1.0", "1.0", "100%", "38%"]
+    assert line(made, "auto, as run")[1:7] == ["1.00", "1.00", "1.0", "1.0", "100%", "38%"]
     assert line(made, "always linear")[1] == "20.00"
     assert line(made, "random")[1] == "8.00"
-    assert line(made, "validate every arm")[1:2] + line(made, "validate every arm")[6:7] == ["0.00", "100%"]
+    validated = line(made, "validate every arm")
+    assert (validated[1], validated[7]) == ("0.00", "100%")
     assert line(made, "auto, its choice")[1] == "0.00"
     assert line(made, "never more than 1 point below linear")[1] == "-20.0, met"
-    assert line(made, "mean regret <= 0.7")[1:] == ["0.00, met", "1.00, **missed**", "0.00, met"]
+    assert line(made, "mean regret <= 0.7")[1:3] == ["0.00 .. 0.00, met", "1.00 .. 1.00, **missed**"]
     assert "rest on **5 data sets** of 5 families, sizes 100" in made
-    assert "**2 seeds**, 1 backbone: 10 trials, each with the arms linear, partial, full." in made
+    assert "**2 seeds** a unit, 1 backbone: 10 trials, each with the arms linear, partial, full." in made
     assert "Not measured: multistage, norm-bias" in made
     assert "took 3 s at most" in made
     assert "Not measured yet: every trial has one learning rate." in made
@@ -87,9 +46,9 @@ def test_a_race_has_targets_of_its_own() -> None:
             rows.append(row(data, "100", seed, "auto, race 10m", 0.898, seconds=0.9))
     made, _ = render(*results(rows))
     assert "each with the arms linear, partial, full." in made  # it is no arm
-    assert line(made, "auto, race 10m")[1:7] == ["0.20", "0.2", "0.2", "100%", "88%", "30%"]
+    assert line(made, "auto, race 10m")[1:8] == ["0.20", "0.20", "0.2", "0.2", "100%", "88%", "30%"]
     at = made.index("| target | auto, race 10m |")
-    assert line(made[at:], "mean regret <= 0.3")[1:] == ["0.20, met"]
+    assert line(made[at:], "mean regret <= 0.3")[1:] == ["0.20 .. 0.20, met"]
     assert line(made[at:], "cost <= 20%")[1:] == ["30%, **missed**"]
     assert "race" not in made[made.index("| target | auto, its choice") : at].splitlines()[0]
 
@@ -99,7 +58,9 @@ def test_gap_and_intervals_are_those_of_the_summary() -> None:
     against = line(made, "always linear |")
     cells = [part for part in made.splitlines() if part.startswith("| always linear | +")]
     assert against[0] == "always linear"
-    assert cells == ["| always linear | +20.00 | +20.00 to +20.00 |"]
+    same = "+20.00 to +20.00"
+    assert cells == [f"| always linear | +20.00 | {same} | {same} | 5 units, 10 trials |"]
+    assert "t with 4 degrees of freedom" in made
 
 
 def test_tuned_rates_get_a_section_of_their_own() -> None:
@@ -112,7 +73,7 @@ def test_tuned_rates_get_a_section_of_their_own() -> None:
 def test_one_seed_is_called_what_it_is() -> None:
     made, _ = render(*results(table(seeds=1)))
     assert "**One seed only: the oracle was chosen on the very test it is scored on" in made
-    assert "**1 seed**" in made
+    assert "**1 seed** a unit" in made
 
 
 def test_few_families_get_no_intervals() -> None:
@@ -164,7 +125,7 @@ def test_the_document_keeps_its_words(tmp_path: Path, monkeypatch: pytest.Monkey
     pictures = sorted((tmp_path / "regret").iterdir())
     assert [p.name for p in pictures] == sorted(re.findall(r"\(regret/(.*\.png)\)", text))
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
-    monkeypatch.setattr(report, "render", lambda own, tuned, folder, whole: ("other", {}))
+    monkeypatch.setattr(report, "render", lambda own, tuned, folder, whole, keys: ("other", {}))
     write_report(*found, document)
     assert document.read_text() == f"before\n{BEGIN}\n\nother\n\n{END}\nafter\n"
     document.write_text("no marks")

@@ -7,7 +7,7 @@ import pytest
 from planted import row, rows_of, trial
 
 from benchmarks.regret.results import collect, tune
-from benchmarks.regret.summary import FEWEST, alone, bootstrap, gap_closed, oracle, paired, regrets
+from benchmarks.regret.summary import FEWEST, alone, bootstrap, gap_closed, hindsight, oracle, paired, regrets
 
 
 def test_the_rate_is_chosen_on_validation() -> None:
@@ -55,14 +55,40 @@ def test_what_is_left_out_is_counted() -> None:
         row("a", "25", 0, "linear", 0.1, recipe="other"),
         row("d", "25", 0, "linear", None),
     ]
-    found = collect(rows, {}, {})
+    both = ["linear", "partial"]
+    found = collect(rows, {}, {}, arms=both)
     assert [t.key for t in found.trials] == [("net@1", "a", "25", "0"), ("net@1", "a", "25", "1")]
     assert (found.incomplete, found.set_aside, found.failed_rows) == (2, 1, 1)
     assert found.small == ("c at 25 (net@1)",)
-    assert len(collect(rows, {}, {}, min_test=1).trials) == 3
+    assert len(collect(rows, {}, {}, arms=both, min_test=1).trials) == 3
     assert len(collect(rows, {}, {}, arms=["linear"]).trials) == 3
     assert [t.arms.keys() for t in collect(rows, {}, {}, recipes=["other"]).trials] == [{"linear"}]
     assert collect([], {}, {}).trials == ()
+
+
+def test_a_few_rows_of_an_arm_do_not_empty_the_tables() -> None:
+    rows = rows_of({data: {"linear": [0.5, 0.5], "partial": [0.6, 0.6]} for data in "abcde"})
+    rows = [r for r in rows if (r["data"], r["seed"], r["arm"]) != ("e", "1", "partial")]
+    rows += [row("a", "25", seed, "scratch", 0.1, "1") for seed in (0, 1)]
+    rows += [row("a", "25", 0, "linear", 0.5, backbone="other@2")]
+    found = collect(rows, {}, {})
+    assert found.arms == {"net@1": ("linear", "partial"), "other@2": ("linear",)}
+    assert found.partly == ("scratch (2 of 10 groups of rows, net@1)",)
+    assert (len(found.trials), found.incomplete) == (10, 1)  # e's second seed lacks partial
+    scratch = [t.key[1:] for t in found.trials if "scratch" in t.others]
+    assert scratch == [("a", "25", "0"), ("a", "25", "1")]
+    asked = collect(rows, {}, {}, arms=["linear", "partial", "scratch"])
+    assert [t.key[1:] for t in asked.trials] == scratch
+    assert (
+        collect([row("a", "5", 0, "linear", 0.5), row("b", "5", 0, "multistage", 0.5)], {}, {}).trials == ()
+    )
+
+
+def test_rows_of_another_split_are_told() -> None:
+    rows = rows_of({"a": {"linear": [0.5, 0.5], "partial": [0.6, 0.6]}})
+    assert collect(rows, {}, {}).uneven == ()
+    rows[-1] = {**rows[-1], "test_n": "98"}
+    assert collect(rows, {}, {}).uneven == ("a at 25, seed 1 (100 and 98)",)
 
 
 def test_each_backbone_has_its_own_recipe() -> None:
@@ -81,7 +107,8 @@ def test_each_backbone_has_its_own_recipe() -> None:
     assert seeds("large") == [("net@1", "2"), ("other@2", "0")]
     assert seeds("small", "large") == [("net@1", "0"), ("net@1", "1"), ("other@2", "0")]
     found = collect(rows, {}, {})
-    assert (found.recipe, found.set_aside) == ("small, tiny", 2)
+    assert found.versions == {"net@1": ("small", "0"), "other@2": ("tiny", "0")}
+    assert found.set_aside == 2
 
 
 def test_a_failed_arm_guesses() -> None:
@@ -103,6 +130,19 @@ def test_the_oracle_sees_other_seeds_only() -> None:
     assert oracle([trial("a", s, {"x": 0.5, "y": 0.5}) for s in (0, 1)])[trials[0].key][0] == "x"
 
 
+def test_hindsight_sees_all_seeds() -> None:
+    trials = [
+        trial("a", 0, {"x": 0.9, "y": 0.5}),
+        trial("a", 1, {"x": 0.4, "y": 0.6}),
+        trial("a", 2, {"x": 0.4, "y": 0.7}),
+        trial("b", 0, {"x": 0.1, "y": 0.2}),
+    ]
+    assert list(hindsight(trials).values()) == [("y", 0.5), ("y", 0.6), ("y", 0.7), ("y", 0.2)]
+    always_y = {t.key: t.arms["y"].accuracy for t in trials}
+    lower, upper = (regrets(trials, always_y, found) for found in (oracle(trials), hindsight(trials)))
+    assert lower.mean < upper.mean == 0
+
+
 def test_known_regrets() -> None:
     trials = [
         trial(data, seed, {"good": good, "bad": good - loss}, size=size)
@@ -122,6 +162,8 @@ def test_known_regrets() -> None:
     assert gap_closed(none, found) == 1
     assert gap_closed(found, found) == 0
     assert gap_closed(found, none) is None
+    hardly = regrets(trials, {t.key: t.arms["good"].accuracy - 0.0005 for t in trials}, best)
+    assert gap_closed(found, hardly) is None
 
 
 def test_seeds_are_averaged_before_the_worst_is_taken() -> None:
@@ -141,6 +183,33 @@ def test_bootstrap_against_the_closed_form() -> None:
     assert (found.low, found.high) == pytest.approx(
         (values.mean() - 1.96 * exact, values.mean() + 1.96 * exact), abs=0.15 * exact + 0.02
     )
+
+
+def test_students_t_over_families() -> None:
+    values = np.random.default_rng(3).normal(1.0, 2.0, 6)
+    found = bootstrap([[v] for v in values])
+    assert found is not None
+    assert found.df == 5
+    half = 2.571 * values.std(ddof=1) / np.sqrt(6)
+    assert (found.t_low, found.t_high) == pytest.approx((values.mean() - half, values.mean() + half))
+    assert found.t_high - found.t_low > found.high - found.low
+    twins = bootstrap([[v, v] for v in values])
+    assert twins is not None
+    assert (twins.t_low, twins.t_high) == pytest.approx((found.t_low, found.t_high))
+    many = bootstrap([[float(v)] for v in range(60)])
+    assert many is not None
+    assert many.df == 59
+
+
+def test_pairs_are_of_the_same_trials() -> None:
+    trials = [trial(f"d{i}", s, {"x": 0.8, "y": 0.7 - 0.4 * s}) for i in range(4) for s in (0, 1)]
+    best = {t.key: ("x", 0.8) for t in trials}
+    mine = regrets(trials, {t.key: t.arms["x"].accuracy for t in trials}, best)
+    first = regrets(trials, {t.key: t.arms["y"].accuracy for t in trials if t.seed == "0"}, best)
+    found = paired(mine, first)
+    assert found is not None
+    assert found.mean == pytest.approx(10)
+    assert len(mine.shared(first).trials) == 4
 
 
 def test_relatives_are_one_witness() -> None:

@@ -12,8 +12,10 @@ from benchmarks.regret import rivals
 from benchmarks.regret.ablations import ABLATIONS, Usual, ablated, without_stages
 from benchmarks.regret.arms import NET
 from benchmarks.regret.calibrate import (
+    arm_a_cell,
     by_thresholds,
     calibrated,
+    cell_now,
     evidence_of,
     fit_split,
     fit_thresholds,
@@ -72,6 +74,12 @@ def test_validating_without_limit_and_in_autos_time() -> None:
     assert rivals.validated(tied, list(arms)) == "linear"
     assert rivals.auto_choice([found]).scores == {found.key: 0.6}
     assert rivals.auto_choice([found]).compute == {found.key: 12.0}
+
+
+def test_the_textbook_may_name_an_arm_that_the_oracle_lacks() -> None:
+    found = trial("a", 0, {"linear": 0.1}, train_n=4000, others={"lp-ft": Outcome(0.3)})
+    assert rivals.textbook_by_counts([found]).scores == {found.key: 0.3}
+    assert [(r.name, list(r.scores.values())) for r in rivals.partly([found])] == [("always lp-ft", [0.3])]
 
 
 def test_published_schedules_are_no_choices() -> None:
@@ -135,6 +143,27 @@ def test_a_family_with_another_truth_is_not_learnt_from_itself() -> None:
     assert judged is not None
     small = [judged.scores[t.key] for t in odd if t.family == "odd" and int(t.size) < 150]
     assert small == [0.5] * len(small)  # the others' truth, wrong here
+
+
+def test_an_arm_a_cell_is_learnt_from_the_others() -> None:
+    trials = []
+    for i, (strengths, made) in enumerate(((NEAR, 1), (NEAR, 4), (FAR, 0), (FAR, 1))):
+        for per_class in (5, 500):
+            found = evidence(strengths, per_class, seed=made)
+            arms = {"linear": 0.6, "partial": 0.5, "full": 0.7}
+            if strengths is NEAR and per_class == 500:
+                arms["partial"] = 0.9
+            if i == 3 and per_class == 5:  # what is true of it alone is not learnt from itself
+                arms["linear"] = 0.8
+            trials.append(trial(f"d{i}", 0, arms, size=str(per_class), record=record(found)))
+    cells = {t.key: cell_now(t) for t in trials}
+    assert {cell[0] for cell in cells.values()} == {"very little data", "quite a lot of data"}
+    judged = arm_a_cell(trials)
+    assert judged is not None
+    assert [judged.scores[t.key] for t in trials if t.size == "500"] == [0.9, 0.9, 0.7, 0.7]
+    assert judged.scores[trials[-2].key] == 0.7
+    assert arm_a_cell(trials[:2]) is None
+    assert arm_a_cell([dataclasses.replace(t, record=None) for t in trials]) is None
 
 
 def test_a_single_score() -> None:

@@ -60,6 +60,20 @@ def test_length_from_images_and_words_about_the_peak() -> None:
     assert "Drawn without a plateau" in said
 
 
+def test_snapshots_as_they_will_be() -> None:
+    said = call("snapshots", "epochs=3", "--images", 200)  # five cycles take five epochs at least
+    assert "5 cosines, 5 epochs of 200 images" in said
+    assert "As it is with 5 snapshots." in said
+    longer = " ".join(call("snapshots", "snapshots=3", "epochs=30", "--images", 640, "batch_size=64").split())
+    assert "highest 1 at step 9" in longer
+    assert "warm-up 10 steps" in longer, "of the first cycle, of 100 steps"
+
+
+def test_where_the_peak_comes_from_and_where_there_is_none() -> None:
+    assert "found by a range test" in call("hands-off")
+    assert "strategy must be one that trains step by step. Got 'linear'" in call("quick-look", code=2)
+
+
 def test_bad_input() -> None:
     assert "--steps and --images must be given one at a time. Got both" in call(
         RECIPE, "--steps", 3, "--images", 3, code=2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -327,3 +328,47 @@ def test_a_rise_is_held_against_the_beginning() -> None:
     finding = diagnose(rows(lambda t: 0.0602 + 0.2 * (t < 0.2), lambda t: 0.97, first=0.0268), facts)[0]
     assert finding.name == "lr too high"
     assert "ended no lower than it began (0.06" in finding.sentence
+
+
+def few_epochs(*losses: float, accuracy: float = 0.6) -> list[dict[str, Any]]:
+    """Epochs of three steps whose rows are too few for anything but the epochs' means."""
+    place = {"phase": "p", "phase_index": 0, "epochs": len(losses), "steps": 3 * len(losses), "lr": 0.1}
+    first = {**place, "kind": "first", "epoch": 1, "step": 1, "loss": math.log(2), "accuracy": 0.5}
+    return [
+        first,
+        *(
+            {**place, "kind": "epoch", "epoch": epoch, "step": 3 * epoch, "loss": loss, "accuracy": accuracy}
+            for epoch, loss in enumerate(losses, 1)
+        ),
+    ]
+
+
+def test_the_end_of_few_epochs_is_their_last() -> None:
+    """The median of three epochs would be their middle, level with the start: no fall, and a rate "too low"."""
+    facts = Facts(classes=2, train_n=200, val_n=40, lr=0.12, batch=64)
+    curve = Curve(few_epochs(0.766, 0.706, 0.551), facts)
+    assert curve.end == 0.551
+    assert not {"lr too low", "lr too high"} & set(named(few_epochs(0.766, 0.706, 0.551), facts))
+    assert "lr too low" in named(few_epochs(0.694, 0.693, 0.693), facts)
+    assert "lr too high" in named(few_epochs(9.0, 7.0, 5.0, accuracy=0.5), facts)
+
+
+@pytest.mark.parametrize(("count", "end"), [(1, 0), (2, 1), (5, 4), (6, 4.5), (8, 6.5), (9, 7), (20, 18)])
+def test_the_end_is_a_median_of_at_most_a_third(count: int, end: float) -> None:
+    assert Curve(few_epochs(*map(float, range(count))), FACTS).end == end
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [(7.5e20, "lr too high"), (9.0, "lr too high"), (3.0, "healthy")],
+)
+def test_a_single_epoch_after_a_solved_head(loss: float, name: str) -> None:
+    place = {"phase": "p", "phase_index": 0, "epochs": 1, "steps": 1, "epoch": 1, "step": 1, "lr": 100.0}
+    found = [
+        {**place, "kind": "first", "loss": 0.0859, "accuracy": 1.0},
+        {**place, "kind": "epoch", "loss": loss, "accuracy": 0.5, "val_loss": loss, "val_accuracy": 0.5},
+    ]
+    facts = dataclasses.replace(FACTS, fitted_head=True, finished=True, lr=100.0)
+    (finding,) = [f for f in diagnose(found, facts) if f.name in ("lr too high", "healthy")]
+    assert finding.name == name
+    assert "fell from" not in finding.text

@@ -99,7 +99,18 @@ def test_valid_plan_on_any_data(name: str, counts: tuple[int, ...], card: str, s
     check(plan, ctx)
     assert Plan.from_yaml(plan.to_yaml()) == plan
     tree = decision.to_dict()
-    assert set(tree) == {"amount", "similarity", "cell", "chosen", "runner_up", "reasons", "evidence"}
+    keys = {
+        "amount",
+        "similarity",
+        "likeness",
+        "thresholds",
+        "cell",
+        "chosen",
+        "runner_up",
+        "reasons",
+        "evidence",
+    }
+    assert set(tree) == keys
     assert tree["chosen"] == plan.strategy
     assert tree["reasons"]
 

@@ -49,8 +49,8 @@ def files_of(folder: Path, top: str = "") -> Files:
     }
 
 
-def two_classes(count: int = 8) -> Files:
-    return {f"{kind}/{i}.png": encoded(picture(100 * k + i)) for k, kind in enumerate(("ants", "bees"))
+def two_classes(count: int = 8, first: int = 0) -> Files:
+    return {f"{kind}/{i}.png": encoded(picture(100 * k + first + i)) for k, kind in enumerate(("ants", "bees"))
             for i in range(count)}  # fmt: skip
 
 
@@ -92,8 +92,8 @@ def test_an_archive_gives_what_its_folder_gives(
 
 @pytest.mark.parametrize("top", ["", "data/", "./"])
 def test_splits_of_an_archive(top: str, tmp_path: Path) -> None:
-    files = {f"{top}{split}/{name}": data for split in ("train", "valid", "test")
-             for name, data in two_classes(3).items()}  # fmt: skip
+    files = {f"{top}{split}/{name}": data for k, split in enumerate(("train", "valid", "test"))
+             for name, data in two_classes(3, 10 * k).items()}  # fmt: skip
     found = load_data(DataRecipe(path=str(tar_of(tmp_path / "a.tar", files))), 0)
     assert (len(found.train), len(found.val), len(found.test)) == (6, 6, 6)
     assert found.classes == ("ants", "bees")

@@ -56,8 +56,11 @@ def test_splits_depend_on_the_seed_alone(tmp_path: Path) -> None:
 
 
 def test_three_splits_are_used_as_they_are(tmp_path: Path) -> None:
+    first = 0
     for split, count in (("train", 6), ("val", 3), ("test", 2)):
-        write_tree(tmp_path / split, cat=count, dog=count)
+        for name in ("cat", "dog"):
+            write_class(tmp_path / split / name, count, first)
+        first += count
     bundle = load(tmp_path)
     assert [len(p) for p in (bundle.train, bundle.val, bundle.test)] == [12, 6, 4]
     assert all(n.startswith("val/") for n in names(bundle.val))
@@ -338,7 +341,7 @@ def test_nothing_readable(tmp_path: Path) -> None:
 
 
 def test_too_few_images(tmp_path: Path) -> None:
-    refused(write_tree(tmp_path, cat=1, dog=1), r"At least one class must have 3 images .* Got 1")
+    refused(write_tree(tmp_path, cat=1, dog=1), r"At least one class must have 3 different images .* Got 1")
 
 
 def test_unknown_labels(tmp_path: Path) -> None:

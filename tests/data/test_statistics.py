@@ -29,7 +29,8 @@ TRAIN = {
 
 def image_set(images: list[Image.Image]) -> object:
     rows = [(image, i % 2) for i, image in enumerate(images)]
-    return from_datasets(rows, rows[:2], rows[:2], classes=["a", "b"]).train
+    others = [(picture(1000 + i), i) for i in range(2)]
+    return from_datasets(rows, others, others, classes=["a", "b"]).train
 
 
 def test_the_formula() -> None:
@@ -103,7 +104,7 @@ def test_the_mean_image_is_the_mean_at_each_place() -> None:
 
 
 def test_a_mean_image_fits_images_of_any_size() -> None:
-    flat = [Image.new("RGB", (16, 16), (40, 80, 120)) for _ in range(4)]
+    flat = [Image.new("RGB", (16 + i, 16), (40, 80, 120)) for i in range(4)]
     made = with_mean_image(image_set(flat), PREP)  # type: ignore[arg-type]
     batch = torch.tensor([40, 80, 120], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 24, 20)
     assert made.normalise(batch).abs().max() < 1e-4

@@ -177,6 +177,10 @@ def test_the_plane_is_drawn_where_similarity_was_measured(tmp_path: Path) -> Non
     alone = (tmp_path / "plane.png").read_bytes()
     draw_figures(tmp_path, scores, ("stem", "body"), backbone="embedded")
     assert (tmp_path / "plane.png").read_bytes() != alone  # among the data sets of the benchmark
+    small = '{"similarity": 0.4, "evidence": {"median": 30.0, "scale": 0.75}}'
+    (tmp_path / "decision.json").write_text(small)
+    draw_figures(tmp_path, scores, ("stem", "body"), backbone="embedded")
+    assert (tmp_path / "plane.png").read_bytes() == alone, "known at the network's own size only"
     (tmp_path / "decision.json").write_text('{"similarity": null, "evidence": {}}')
     assert draw_figures(tmp_path, scores, ("stem", "body")) == ["confusion.png"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +87,18 @@ def test_other_tasks_are_judged_by_their_own_figures(
     assert np.isnan(board.interval(better, 200, task)).all()
 
 
-def test_whole_schedules_rank_before_short_ones(tmp_path: Path) -> None:
-    short = row(tmp_path, 0, np.full(4, 0.1), stage="coarse")
+def test_longer_schedules_rank_before_shorter_ones_whatever_their_stage(tmp_path: Path) -> None:
+    short = replace(row(tmp_path, 0, np.full(4, 0.1), stage="coarse"), epochs=2)
     worse, better = row(tmp_path, 1, np.full(4, 0.9)), row(tmp_path, 2, np.full(4, 0.5))
     pruned = Row("fine", 3, "pruned", False, {})
     rows = [short, worse, better, pruned]
     assert [r.name for r in board.ranked(rows, "log-loss")] == ["fine-0002", "fine-0001", "coarse-0000"]
     assert board.best_of([pruned], "log-loss") is None
-    assert board.default_for(better, [row(tmp_path, 4, np.ones(4), stage="coarse", default=True)]) is None
+    default = row(tmp_path, 4, np.ones(4), stage="coarse", default=True)
+    assert board.default_for(better, [replace(default, epochs=2)]) is None
+    assert board.default_for(better, [default]) is default
+    long = replace(short, epochs=6)  # of a sweep whose time was cut: the fine trials had fewer epochs
+    assert board.best_of([worse, better, long], "log-loss") is long
 
 
 def test_the_interval_is_wilsons(tmp_path: Path) -> None:
@@ -115,6 +120,21 @@ def test_importance_finds_the_key_that_matters(tmp_path: Path) -> None:
     assert board.importance_plot(shares).startswith(b"\x89PNG")
 
 
+def test_a_gaussian_process_closes_in_on_the_best(tmp_path: Path) -> None:
+    space = (Dimension("train.lr", "log", 1e-3, 1.0), Dimension("train.momentum", "uniform", 0.0, 0.9))
+    found = {}
+    for kind in ("random", "gp"):
+        study = studies.open_study(tmp_path / f"{kind}.journal", "x", maximize=False)
+        for number in range(18):
+            study.sampler = studies.sampler(kind, number, 18, False)
+            trial = study.ask()
+            values = studies.suggest(trial, space)
+            away = np.log(float(values["train.lr"])) + 3.0, float(values["train.momentum"]) - 0.5
+            study.tell(trial, away[0] ** 2 + away[1] ** 2)
+        found[kind] = np.median([trial.value for trial in study.get_trials()[-6:]])
+    assert found["gp"] < 0.2 * found["random"]
+
+
 class FakeTrial:
     """Remembers what is reported; prunes at a given epoch."""
 
@@ -132,24 +152,18 @@ class FakeTrial:
 def watch(trial: FakeTrial, **keys: Any) -> Watch:
     from finetune.events import Listener
 
-    return Watch(Listener(), trial, **{"metric": "log-loss", "chance": np.log(10), **keys})  # type: ignore[arg-type]
+    return Watch(Listener(), trial, **{"metric": "log-loss", **keys})  # type: ignore[arg-type]
 
 
 def epoch(number: int, loss: float, val: float) -> dict[str, Any]:
     return {"kind": "epoch", "epoch": number, "loss": loss, "val_loss": val, "val_accuracy": 0.5}
 
 
-def test_three_times_the_first_cost_ends_a_trial() -> None:
+def test_a_row_above_three_times_the_first_ends_no_trial() -> None:
+    """After a solved head a good rate has such rows; the smoothed loss is the training loop's matter."""
     looking = watch(FakeTrial())
-    looking.on_row({"kind": "step", "loss": 2.0})
-    looking.on_row({"kind": "step", "loss": 5.9})
-    with pytest.raises(Dropped, match="cost 6.1 is more than 3 times the first, 2"):
-        looking.on_row({"kind": "step", "loss": 6.1})
-    solved = watch(FakeTrial())  # a head that is solved first begins near 0: up to guessing it may rise
-    solved.on_row({"kind": "step", "loss": 0.01})
-    solved.on_row({"kind": "step", "loss": 2.2})
-    with pytest.raises(Dropped, match="cost 2.4 is"):
-        solved.on_row({"kind": "step", "loss": 2.4})
+    for loss in (0.1, 2.4, 9.0, 0.1):
+        looking.on_row({"kind": "step", "loss": loss})
 
 
 def test_the_pruner_sees_each_epoch_and_spares_the_default() -> None:
@@ -166,11 +180,9 @@ def test_the_pruner_sees_each_epoch_and_spares_the_default() -> None:
 
 def test_the_pruner_sees_the_score_of_another_task() -> None:
     trial = FakeTrial()
-    looking = watch(trial, metric="r2", chance=1.0)
+    looking = watch(trial, metric="r2")
     looking.on_row({"kind": "epoch", "epoch": 1, "loss": 2.9, "val_loss": 0.4, "val_r2": 0.6})
     assert trial.reported == [(0.6, 1)]
-    with pytest.raises(Dropped, match="cost 8.8 is"):
-        looking.on_row({"kind": "step", "loss": 8.8})
 
 
 def test_a_trial_ends_with_the_time_and_with_its_parent() -> None:
@@ -215,8 +227,6 @@ def test_one_sweep_at_a_time(tmp_path: Path) -> None:
 
 
 def test_trials_are_divided_into_stages() -> None:
-    from dataclasses import replace
-
     from finetune.recipe import Recipe
     from finetune.search.settings import Settings
 

@@ -167,6 +167,36 @@ def test_two_processes_share_one_database(small: dict[str, Any], tmp_path: Path)
     assert (out / "worker-1.log").read_text() == ""
 
 
+def test_a_trial_ends_by_the_rule_of_the_training_loop(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default may go back and halve its rate, as in a run; other values end where they diverge."""
+    from finetune.training.rollback import Guard
+
+    asked = []
+    begin = Guard.__init__
+
+    def noted(guard: Guard, allowed: int, chance: float) -> None:
+        asked.append(allowed)
+        begin(guard, allowed, chance)
+
+    monkeypatch.setattr(Guard, "__init__", noted)
+    small["train"] |= {"epochs": 12, "clip_grad": None}
+    ear = Ear()
+    found = sweep(small, space={"train.lr": "choice(0.001, 900)"}, trials=3, pruner="none", sampler="grid",
+                  out=tmp_path / "out", listener=ear)  # fmt: skip
+    assert asked[:3] == [3, 0, 0]
+    assert [row.state for row in found.rows if row.values.get("train.lr") == 900] == ["pruned"]
+    lost = next(row for row in found.rows if row.state == "pruned")
+    assert re.match(r"training diverged: The (smoothed )?loss is", lost.reason)
+    assert "No importance plot: 2 of the 8 trials that it takes ended" in " ".join(ear.messages)
+    kept = [row for row in found.rows if row.state == "complete"]
+    assert [row.head_alone for row in kept] == [
+        json.loads((row.path / "training.json").read_text())["phases"]["1"]["blend"]["alpha"] == 0
+        for row in kept
+    ]
+
+
 def test_time_is_kept_by_shorter_schedules(small: dict[str, Any], tmp_path: Path) -> None:
     small["train"]["epochs"] = 100_000
     small["train"]["refit"] = True
@@ -179,7 +209,7 @@ def test_arguments_that_are_wrong(small: dict[str, Any], tmp_path: Path) -> None
     for keys, said in [
         ({"trials": 0}, r"--trials must be an int > 0. Got 0"),
         ({"metric": "f1"}, r"--metric must be one of log-loss, accuracy. Got 'f1'"),
-        ({"sampler": "gp"}, r"--sampler must be one of tpe, random, grid"),
+        ({"sampler": "cma"}, r"--sampler must be one of tpe, gp, random, grid"),
         ({"time_limit": "soon"}, r"--time must be a time such as 90s"),
         ({"time_limit": 0}, r"--time must be more than 0 seconds"),
     ]:  # fmt: skip

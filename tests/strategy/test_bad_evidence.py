@@ -13,9 +13,10 @@ from finetune.errors import StrategyError, ZooError
 from finetune.events import Listener
 from finetune.features.source import SourceStatistics
 from finetune.recipe import Recipe
-from finetune.strategy.decision import decide, similarity_of
+from finetune.strategy.decision import decide
 from finetune.strategy.evidence import gather
 from finetune.strategy.measure import UNMEASURED, measure
+from finetune.strategy.similarity import similarity_of
 from finetune.zoo.create import create_backbone
 
 
@@ -132,7 +133,9 @@ def test_backbone_without_source_statistics_decides_without_them() -> None:
     found = gather(Recipe(), bundle, backbone, Listener())
     assert (found.source_share, found.source_distance) == (None, None)
     assert found.scale == 32 / backbone.card.size < 1
-    assert not any("feature distance" in reason for reason in decide(found).reasons)
+    (similarity,) = [reason for reason in decide(found).reasons if reason.startswith("Similarity")]
+    assert "feature distance" not in similarity
+    assert "no source statistics for this backbone: judged by the labels alone" in similarity
 
 
 def test_broken_backbone_names_image_stage_and_remedy() -> None:

@@ -13,10 +13,12 @@ from finetune.features.source import SourceStatistics
 from finetune.recipe import Recipe
 from finetune.strategy.auto import choose
 from finetune.strategy.context import Context
-from finetune.strategy.decision import Decision, decide, given, similarity_of
+from finetune.strategy.decision import Decision, decide, given
 from finetune.strategy.measure import Evidence, measure, pick_stages, sample_indices
+from finetune.strategy.outlook import more_images_for
 from finetune.strategy.plan import GradientPhase
-from finetune.strategy.table import COLUMNS, ROWS, TEXTBOOK, render
+from finetune.strategy.similarity import similarity_of
+from finetune.strategy.table import COLUMNS, ROWS, TEXTBOOK, THRESHOLDS, Thresholds, render
 from finetune.zoo.card import ModelCard
 
 CARD = ModelCard(name="net", arch="resnet10t")
@@ -129,13 +131,13 @@ def test_curve_rises_and_says_how_many_more() -> None:
     found = evidence((0.5, 2.5), 60)
     assert [n for n, _ in found.curve] == [60, 120, 240]
     assert found.per_doubling is not None
-    more = found.more_images_for(0.05)
+    more = more_images_for(found, 0.05)
     assert more is None or more > 0
-    assert evidence(NEAR, 2).more_images_for(0.05) is None
+    assert more_images_for(evidence(NEAR, 2), 0.05) is None
     # Chance-normalised, of two classes: 0.1 more. The error falls by a factor of .8 with every doubling, then by .98.
     steep = replace(found, num_classes=2, median=10.0, curve=((5, 0.5), (10, 0.6)))
-    assert steep.more_images_for(0.05) == math.ceil(10 * (2 ** (math.log(0.75) / math.log(0.8)) - 1))
-    assert replace(steep, curve=((5, 0.5), (10, 0.51))).more_images_for(0.05) is None
+    assert more_images_for(steep, 0.05) == math.ceil(10 * (2 ** (math.log(0.75) / math.log(0.8)) - 1))
+    assert more_images_for(replace(steep, curve=((5, 0.5), (10, 0.51))), 0.05) is None
 
 
 def test_source_statistics_are_evidence_of_distance() -> None:
@@ -176,6 +178,11 @@ def test_explanation_has_the_numbers() -> None:
         assert words in text
     tree = decision.to_dict()
     assert tree["cell"] == "quite a lot of data, very different"
+    assert tree["likeness"] == "very different"
+    assert tree["thresholds"]["different"] == THRESHOLDS.different
+    assert tree["thresholds"]["tiny_per_class"] == 3
+    assert decide(evidence(FAR, 100), Thresholds(middle=0.1)).to_dict()["thresholds"]["middle"] == 0.1
+    assert "images_for_5_points" not in tree["evidence"], "it stands beside it under its documented name"
     assert (
         tree["evidence"]["expected"]["multistage"]["accuracy"]
         > tree["evidence"]["expected"]["linear"]["accuracy"]

@@ -161,6 +161,15 @@ def test_amount_sets_length_batch_norms_and_smoothing() -> None:
     )
 
 
+def test_batch_norms_are_what_the_recipe_asks_for() -> None:
+    still = CARD.model_copy(update={"freeze_norms": True})
+    for card in (CARD, still):
+        assert tuning(plan("scratch", card=card)).batch_norm == "train"
+        assert tuning(plan("partial", card=card)).batch_norm == "frozen"
+        assert tuning(plan("partial", card=card, batch_norm="train")).batch_norm == "train"
+        assert tuning(plan("lp-ft", n=20_000, card=card, batch_norm="frozen")).batch_norm == "frozen"
+
+
 def test_a_factor_shortens_or_lengthens_the_default_alone() -> None:
     usual = tuning(plan("lp-ft", n=5000)).epochs
     assert tuning(plan("lp-ft", n=5000, epochs_factor=0.5)).epochs == pytest.approx(usual / 2, abs=1)

@@ -173,7 +173,8 @@ def test_auto_respects_the_memory_and_keeps_the_choice(
     with pytest.raises(Interrupted):
         execute(tiny.plan(phase), tiny.backbone(), tiny.bundle(), tiny.recipe(log_every=1), tmp_path, words)
     assert facts_of(tmp_path)["micro-batch of phase 0"] == size
-    assert f"Batches of 8 images go through the network {size} at a time." in words.said
+    split = [text for text in words.said if text.startswith("Batches of 8 images go through")]
+    assert split == ([] if size == 8 else ["Batches of 8 images go through the network 1 at a time."])
     monkeypatch.setattr(micro_batch, "available_memory", lambda: 1 << 41)
     tried = []
     forward = Feed.forward
@@ -181,6 +182,15 @@ def test_auto_respects_the_memory_and_keeps_the_choice(
     execute(tiny.plan(phase), tiny.backbone(), tiny.bundle(), tiny.recipe(log_every=1), tmp_path, resume=True)
     assert facts_of(tmp_path)["micro-batch of phase 0"] == size
     assert max(tried) == (12 if size == 8 else 1)  # whole, 12 images are one batch of validation
+
+
+def test_two_phases_that_split_alike_say_so_once(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(micro_batch, "available_memory", lambda: 1)
+    phase, words = tiny.phase(epochs=1, micro_batch="auto", batch_norm="frozen"), Words()
+    execute(tiny.plan(phase, phase), tiny.backbone(), tiny.bundle(), tiny.recipe(), tmp_path, words)
+    assert sum(text.startswith("Batches of 8") for text in words.said) == 1
 
 
 def test_memory_of_an_image_against_a_known_network(

@@ -267,19 +267,33 @@ def test_a_missing_package_names_the_extra(tiny: Any, monkeypatch: pytest.Monkey
         made(tiny, "diffgrad", torch.nn.Parameter(START.clone()))
 
 
-@pytest.mark.parametrize("name", ["adam-then-sgd", "muon", "lion", "diffgrad"])
+SCHEDULE_ARGS: dict[str, dict[str, Any]] = {
+    "step": {"milestones": [0.5, 0.75], "gamma": 0.3}, "sgdr": {"cycles": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", solvers.OPTIMIZERS.names())
 def test_they_train(tiny: Any, tmp_path: Path, name: str) -> None:
     lr = solvers.translated_lr(0.1, "sgd", name)
-    phase = tiny.phase(
-        train_from=0,
+    # The first steps of radam are short, until it knows the variance of its second moment.
+    they_train(tiny, tmp_path, optimizer=name, lr=lr, head_lr=lr, epochs=18 if name == "radam" else 6)
+
+
+@pytest.mark.parametrize("name", solvers.SCHEDULES.names())
+def test_schedules_train(tiny: Any, tmp_path: Path, name: str) -> None:
+    they_train(
+        tiny,
+        tmp_path,
+        schedule=name,
+        schedule_args=SCHEDULE_ARGS.get(name, {}),
+        lr=0.1,
+        head_lr=0.1,
         epochs=6,
-        optimizer=name,
-        lr=lr,
-        head_lr=lr,
-        ema=None,
-        augment="none",
-        label_smoothing=0.0,
     )
+
+
+def they_train(tiny: Any, tmp_path: Path, **keys: Any) -> None:
+    phase = tiny.phase(train_from=0, ema=None, augment="none", label_smoothing=0.0, **keys)
     execute(tiny.plan(phase), tiny.backbone(), tiny.bundle(33, 0), tiny.recipe(), tmp_path)
     losses = [row["loss"] for row in read_metrics(tmp_path) if row["kind"] == "epoch"]
     assert losses[-1] < 0.9 * losses[0]

@@ -78,6 +78,34 @@ def test_solved_head(tiny: Any, tmp_path: Path, augment: str) -> None:
     assert checks["first loss"].found.endswith("(solved head: below)")
 
 
+@pytest.mark.parametrize("head", ["linear", "bottleneck"])
+def test_a_solved_head_has_to_learn_the_images_anew(tiny: Any, tmp_path: Path, head: str) -> None:
+    """It has them right before the first step, which would say nothing about the training."""
+    phase = tiny.phase(train_from=0, batch_norm="frozen", head=head)
+    network = tiny.backbone()
+    solved: dict[str, torch.Tensor] = {}
+
+    def look(job: Any) -> None:
+        solved.update(copy.deepcopy(job.backbone.head.state_dict()))
+
+    check = examine(tiny, tmp_path, PROBE, phase, network=network, only="overfit", change=look)["overfitting"]
+    assert check.status == "ok"
+    assert 0 < int(check.found.split()[-2]) <= 100
+    assert all(torch.equal(value, solved[name]) for name, value in network.head.state_dict().items())
+
+
+def test_a_solved_head_does_not_hide_that_nothing_learns(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune.training.checks import overfit
+
+    monkeypatch.setattr(overfit, "STEPS", 10)
+    monkeypatch.setattr(overfit, "_HEAD_LR", 1e-12)
+    phase = tiny.phase(train_from=0, batch_norm="frozen")
+    check = examine(tiny, tmp_path, PROBE, phase, only="overfit")["overfitting"]
+    assert (check.status, "after 10 steps" in check.found) == ("warning", True), check
+
+
 @pytest.mark.parametrize("changes", [
     {"trains": "norms-biases", "train_from": 0}, {"batch_size": 1}, {"optimizer": "adamw", "lr": 1e-3, "head_lr": 1e-2},
     {"accumulate": 3, "lr": 1e-12, "head_lr": 1e-12, "weight_decay": 0.0, "clip_grad": None},
@@ -168,7 +196,7 @@ def test_no_time(tiny: Any, tmp_path: Path) -> None:
         "frozen parts",
         "overfitting",
     }
-    assert "longer than the checks may" in checks["overfitting"].found
+    assert checks["overfitting"].found == "0 s were not enough"
 
 
 # --- without a trace -----------------------------------------------------------------------------------
@@ -395,15 +423,18 @@ def test_slow_loader(tiny: Any, tmp_path: Path) -> None:
 def test_report() -> None:
     checks = (
         Check("a", "ok", "fine"),
-        Check("b", "skipped", "no time"),
+        Check("b", "skipped", "2 s were not enough"),
         Check("c", "warning", "odd.", "Look."),
     )
     report = Report("tune", checks, 1.23)
     assert report.lines() == [
-        "Preflight: 1 of 3 checks well, in 1.2 s; not judged: b.",
+        "Preflight: 1 of 3 checks well, in 1.2 s; not judged: b (2 s were not enough).",
         "Warning: c: odd. Look.",
     ]
     report.require()
+    others = (Check("e", "skipped", "of one class"), Check("f", "skipped", "2 s were not enough"))
+    (line,) = Report("tune", (*checks[:2], *others), 2.0).lines()
+    assert line.endswith("; not judged: b, f (2 s were not enough), e (of one class).")
     assert Report("tune", checks[:1], 0.04).lines() == ["Preflight: all 1 checks well, in 0.0 s."]
     bad = Report("tune", (Check("d", "failure", "wrong.", "Mend it."), *checks), 1.0)
     with pytest.raises(

@@ -47,6 +47,7 @@ class Scene:
     """(n,) int64 classes, or (n, K) targets."""
     decodes: float
     """Images a second and thread that were decoded then."""
+    began: float
     ends: float
     """When the checks must be done, by ``time.perf_counter``."""
     rate: float | None = None
@@ -72,3 +73,8 @@ CheckFunction = Callable[[Scene], Check]
 def skipped(name: str, why: str) -> Check:
     """A check that cannot judge, or would take too long."""
     return Check(name, "skipped", why)
+
+
+def out_of_time(name: str, scene: Scene) -> Check:
+    """A check for which the time that the checks may take is too short."""
+    return skipped(name, f"{scene.ends - scene.began:.2g} s were not enough")

@@ -8,7 +8,7 @@ import time
 import torch
 from torch import Tensor
 
-from finetune.training.checks import Check, Scene, skipped
+from finetune.training.checks import Check, Scene, out_of_time, skipped
 from finetune.training.job import Job
 from finetune.training.loop import train_step
 from finetune.training.trial import on_a_copy, steps_of
@@ -21,7 +21,7 @@ def frozen(scene: Scene) -> Check:
     """Train a few micro-batches on a copy, at the phase's first rate, and compare every tensor."""
     job = scene.job
     if not scene.affords(_STEPS * job.phase.batch_size):
-        return skipped(NAME, "a few training steps would take longer than the checks may")
+        return out_of_time(NAME, scene)
     with on_a_copy(job) as trial:
         before = {name: tensor.detach().clone() for name, tensor in trial.backbone.state_dict().items()}
         resting, stages = _resting(trial), _trained(trial)

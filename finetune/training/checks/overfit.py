@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from finetune.regularise import Regularisers
 from finetune.strategy.plan import GradientPhase
-from finetune.training.checks import Check, Scene, skipped
+from finetune.training.checks import Check, Scene, out_of_time, skipped
 from finetune.training.job import Job
 from finetune.training.loop import train_step
 from finetune.training.micro_batch import split
 from finetune.training.objectives import Objective
 from finetune.training.trial import on_a_copy
+from finetune.zoo.heads import Bottleneck
 
 NAME = "overfitting"
 IMAGES = 20
@@ -26,10 +27,11 @@ _HEAD_LR, _BODY_LR = 1e-2, 1e-3
 
 
 def overfit(scene: Scene) -> Check:
-    """Train the phase's stages and head on 20 images, without augmentation or regularisers, to 100% of them.
+    """Train the phase's stages and a new head on 20 images, without augmentation or regularisers, to 100% of them.
 
-    A network of which little trains may not get there, which is a warning. It is a failure where identical
-    images with different labels are among them: no network can tell those apart.
+    The head is a new one because a solved head has these images right before anything trains. A network of which
+    little trains may not get there, which is a warning. It is a failure where identical images with different labels
+    are among them: no network can tell those apart.
     """
     count = min(IMAGES, len(scene.labels))
     labels, pixels = scene.labels[:count], scene.pixels[:count]
@@ -37,8 +39,9 @@ def overfit(scene: Scene) -> Check:
         what = "of one class" if scene.job.feed.objective.task.plain else "alike in what is learned"
         return skipped(NAME, f"the {count} images that were drawn are {what}")
     if not scene.affords(2 * _LOOK * count):
-        return skipped(NAME, "would take longer than the checks may")
+        return out_of_time(NAME, scene)
     with on_a_copy(scene.job, _plain(scene)) as trial:
+        _renew(trial.backbone.head)
         right, steps, loss = _learn(scene, trial, pixels, labels)
         numbers = sum(p.numel() for g in trial.optimizer.param_groups for p in g["params"])
     if right == count:
@@ -61,6 +64,18 @@ def overfit(scene: Scene) -> Check:
 def _plain(scene: Scene) -> GradientPhase:
     off = {name: field.default for name, field in Regularisers.model_fields.items()}
     return scene.job.phase.model_copy(update={**off, "ema": None, "label_smoothing": 0.0, "accumulate": 1})
+
+
+@torch.no_grad()
+def _renew(head: nn.Module) -> None:
+    """Forget what the head knows: it answers 0 for every image, whatever its features are. A hidden layer is drawn
+    anew, for nothing gets through two layers of zeros. In place, since the optimizer has these parameters."""
+    last = head.classify if isinstance(head, Bottleneck) else head
+    if isinstance(head, Bottleneck):
+        nn.init.kaiming_normal_(head.reduce.weight, nonlinearity="relu")
+        nn.init.zeros_(head.reduce.bias)
+    for parameter in last.parameters():
+        parameter.zero_()
 
 
 def _learn(scene: Scene, trial: Job, pixels: Tensor, labels: Tensor) -> tuple[int, int, float]:
