@@ -14,7 +14,15 @@ from pydantic import (
 )
 
 from finetune.errors import did_you_mean
-from finetune.recipe_values import not_empty, rate_or_auto, seconds_of
+from finetune.recipe_values import (
+    Crop,
+    Part,
+    Policy,
+    augmentation,
+    not_empty,
+    rate_or_auto,
+    seconds_of,
+)
 from finetune.regularise import Regularisers
 from finetune.solvers import OPTIMIZERS, SCHEDULES, optimizer_problems, schedule_problems
 
@@ -190,10 +198,12 @@ class _Steps(Section):
     snapshots: int | None = Field(None, ge=2)
     """Cosine cycles of an epoch or more, each of which leaves a network; the mean of their probabilities answers
     (arXiv 1704.00109). Instead of ema and swa, and without the safety net."""
-    augment: (
-        Literal["none", "light", "standard", "strong", "trivial", "rand", "autoaugment", "rich"] | None
-    ) = None
-    """Augmentation policy; default: by amount of data."""
+    augment: Annotated[Policy | tuple[Part, ...] | None, BeforeValidator(augmentation)] = None
+    """Augmentation policy: none, light, standard, strong, trivial, rand, autoaugment or rich; or a list of operations,
+    such as [crop, flip, rotation, lighting], as strong as in rich. Default: by amount of data."""
+    crop: Crop = "area"
+    """How a policy crops. area: a share of the area, anywhere (arXiv 1409.4842); short-side: the short side is scaled
+    to 256/224 to 480/224 of the network's size, and a square of that size cut out (arXiv 1512.03385)."""
     augment_on: Literal["auto", "loader", "device"] = "auto"
     """Where images are augmented: each in the loader's threads, or a batch at a time on the device that trains; auto:
     in the loader on a CPU, else on the device."""

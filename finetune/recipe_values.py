@@ -3,7 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+from finetune.errors import did_you_mean
+
+Part = Literal[
+    "crop", "flip", "rotation", "translation", "shear", "perspective", "elastic", "brightness", "contrast",
+    "saturation", "hue", "cast", "lighting", "blur", "noise", "erasing",
+]  # fmt: skip
+"""An operation of augmentation that can be asked for by itself."""
+PARTS: tuple[str, ...] = get_args(Part)
+Policy = Literal["none", "light", "standard", "strong", "trivial", "rand", "autoaugment", "rich"]
+"""An augmentation policy."""
+Crop = Literal["area", "short-side"]
+"""How a policy crops: a share of the area, or a square of an image whose short side was scaled."""
+CROPS: tuple[str, ...] = get_args(Crop)
+
+
+def augmentation(value: Any) -> Any:
+    """A policy's name as it is; a list of operations, or their names joined by ``+``, as a tuple.
+
+    >>> augmentation("rich"), augmentation("crop+flip"), augmentation(["noise"])
+    ('rich', ('crop', 'flip'), ('noise',))
+    """
+    policies: tuple[str, ...] = get_args(Policy)
+    if value is None or value in policies:
+        return value
+    if isinstance(value, str) and ("+" in value or value in PARTS):
+        value = value.split("+")
+    listed = isinstance(value, list | tuple)
+    if not listed:
+        hint = _hint(value, policies) or _hint(value, PARTS)
+        raise ValueError(f"must be one of {', '.join(policies)}, or a list of operations{hint}")
+    if not value:
+        raise ValueError("must name an operation or more; for no augmentation write none")
+    wrong = [part for part in value if not isinstance(part, str) or part not in PARTS]
+    if wrong:
+        raise ValueError(f"must be a list of {', '.join(PARTS)}{_hint(wrong[0], PARTS)}")
+    if len(set(value)) < len(value):
+        raise ValueError("must name each operation once")
+    return tuple(value)
+
+
+def _hint(value: Any, known: Sequence[str]) -> str:
+    hint = did_you_mean(value, known).strip().rstrip("?") if isinstance(value, str) else ""
+    return f" ({hint}?)" if hint else ""
 
 
 def seconds_of(value: Any) -> Any:

@@ -107,6 +107,23 @@ def test_every_problem_in_one_message(tmp_path: Path) -> None:
         assert part in said, part
 
 
+def test_operations_and_crops_are_named(tmp_path: Path) -> None:
+    phase = "phases:\n- {kind: gradient, train_from: 1, epochs: 1, lr: 1, head_lr: 1, "
+    file = tmp_path / "plan.yaml"
+    for given in ("crop+flip", "[crop, flip]"):
+        file.write_text(f"strategy: mine\n{phase} augment: {given}, crop: short-side, augment_on: device}}\n")
+        (made,) = read_plan(file, 5, "net")[0].phases
+        assert isinstance(made, GradientPhase)
+        assert (made.augment, made.crop, made.policy) == ("crop+flip", "short-side", "crop+flip/short-side")
+    for given in ("crop+flp", "[crop, flp]"):
+        said = problems(f"strategy: mine\n{phase} augment: {given}, crop: short}}\n", tmp_path)
+        assert "phases.0.augment must be one of crop, flip, rotation" in said
+        assert "Got 'flp' instead. Did you mean \"flip\"?" in said
+        assert "phases.0.crop: must be 'area' or 'short-side'. Got 'short' instead." in said
+    said = problems(f"strategy: mine\n{phase} augment: light/short-side}}\n", tmp_path)
+    assert "Got 'light/short-side' instead." in said
+
+
 def test_keys_that_suit_neither_schedule_nor_optimizer(tmp_path: Path) -> None:
     said = problems(
         "strategy: mine\nphases:\n"

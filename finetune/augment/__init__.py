@@ -5,9 +5,9 @@ Every policy of ``finetune.data`` that has a batched form is registered here und
 
 from __future__ import annotations
 
-from finetune.registry import Registry
+from finetune.data.policies import Policies
 
-BATCHED: Registry[type] = Registry("batched augmentation")
+BATCHED = Policies("batched augmentation", "finetune.augment.rich:Composed")
 BATCHED.add("light", "finetune.augment.policies:Light", "crops of 70-100%, flips")
 BATCHED.add("standard", "finetune.augment.policies:Standard", "crops of 35-100%, flips, mild colour jitter")
 BATCHED.add("strong", "finetune.augment.automatic:Strong", "crops of 25-100%, flips, TrivialAugment, erasing")

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from finetune.augment.draws import Draws
+from finetune.data.short_side import SHORT
 
 SHRINK = 1.8
 """Source pixels an output pixel, in each direction, from which on the half-size images are read."""
@@ -42,6 +43,14 @@ def crop_boxes(
     left = (1 - width) * np.where(found, place[:, 0], 0.5)
     top = (1 - height) * np.where(found, place[:, 1], 0.5)
     return np.stack([left, top, left + width, top + height], axis=1)
+
+
+def short_side_boxes(draws: Draws, aspects: np.ndarray) -> np.ndarray:
+    """The same for ``data.short_side.short_side_box``: squares in pixels, without rounding to whole ones."""
+    part, place = 1 / draws.uniform(*SHORT), draws.columns(2)
+    sides = part[:, None] * np.stack([np.minimum(1, 1 / aspects), np.minimum(1, aspects)], axis=1)
+    begin = (1 - sides) * place
+    return np.concatenate([begin, begin + sides], axis=1)
 
 
 def crops(boxes: np.ndarray) -> np.ndarray:

@@ -17,9 +17,10 @@ from torch import Tensor
 from finetune.augment.changes import Changes
 from finetune.augment.colour import ColourMaps
 from finetune.augment.draws import Draws
-from finetune.augment.geometry import crop_boxes, crops, flips
+from finetune.augment.geometry import crop_boxes, crops, flips, short_side_boxes
 from finetune.data import augment as single
 from finetune.data.preprocessing import Preprocessing
+from finetune.data.short_side import most_needed
 
 
 class Batched(ABC):
@@ -31,6 +32,8 @@ class Batched(ABC):
     """Share of the image's area that the crop covers."""
     ratio: ClassVar[tuple[float, float]]
     """Width over height of the crop in pixels, before it is made square."""
+    crop_by: ClassVar[str] = "area"
+    """``area`` or ``short-side``, as in ``finetune.data.augment``."""
 
     def __init__(self, prep: Preprocessing, flip: bool = True, avoid: Collection[str] = ()) -> None:
         self.prep, self.avoid = prep, frozenset(avoid)
@@ -41,7 +44,12 @@ class Batched(ABC):
     def kept(self) -> int:
         """Side of the square that originals are kept at, pixels: the smallest crop of a square image then has
         as many as the network's input; a multiple of 4, so that it can be halved twice."""
-        needed = self.prep.scale_size if "crop" in self.avoid else self.prep.size / math.sqrt(self.scale[0])
+        if "crop" in self.avoid:
+            needed: float = self.prep.scale_size
+        elif self.crop_by == "short-side":
+            needed = most_needed(self.prep.size)
+        else:
+            needed = self.prep.size / math.sqrt(self.scale[0])
         return 4 * math.ceil(needed / 4)
 
     def changes(self, draws: Draws, aspects: np.ndarray) -> Changes:
@@ -56,6 +64,8 @@ class Batched(ABC):
         """(B, 4) what is shown of the images, as shares."""
         if "crop" in self.avoid:
             return evaluated(self.prep, aspects)
+        if self.crop_by == "short-side":
+            return short_side_boxes(draws, aspects)
         return crop_boxes(draws, aspects, self.scale, self.ratio)
 
     @abstractmethod
@@ -88,14 +98,17 @@ class Standard(Batched):
             jitter(found.colours(), single.Standard.strength, draws)
 
 
-def jitter(maps: ColourMaps, strength: float, draws: Draws) -> None:
-    """Brightness, contrast and saturation times a factor in 1 +- ``strength`` each, in random order."""
+JITTERS = ("brightness", "contrast", "saturation")
+
+
+def jitter(maps: ColourMaps, strength: float, draws: Draws, parts: Collection[str] = JITTERS) -> None:
+    """Those of brightness, contrast and saturation in ``parts`` times a factor in 1 +- ``strength``; random order."""
     factors = draws.uniform(1 - strength, 1 + strength, 3)
     order = draws.columns(3).argsort(axis=1)
     for place in range(3):
         for which, change in enumerate((maps.brightness, maps.contrast, maps.saturation)):
             chosen = order[:, place] == which
-            if chosen.any():
+            if JITTERS[which] in parts and chosen.any():
                 change(np.where(chosen, factors[:, which], 1.0))
 
 

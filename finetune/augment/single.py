@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import ClassVar
+
 import numpy as np
 import torch
 from PIL import Image
 
-from finetune.augment.draws import Draws, Generated
+from finetune.augment.draws import Generated
 from finetune.augment.rich import Rich as RichBatch
+from finetune.augment.rich import left_out
 from finetune.data.augment import FAMILIES, Cropped
 from finetune.data.mirroring import Picture
+from finetune.data.preprocessing import Preprocessing
 from finetune.data.scaled import as_picture
 
 
@@ -17,25 +22,32 @@ class Rich(Cropped):
     """Every operation there is, each at a mild strength."""
 
     scale, ratio, families = RichBatch.scale, RichBatch.ratio, RichBatch.families
+    parts: ClassVar[tuple[str, ...]] = RichBatch.parts
+    """The operations that there are."""
+
+    def __init__(self, prep: Preprocessing, flip: bool = True, avoid: Collection[str] = ()) -> None:
+        super().__init__(prep, flip, {*avoid, *left_out(self.parts)})
+        same = {"parts": self.parts, "crop_by": self.crop_by}
+        self._batched: type[RichBatch] = type("Batch", (RichBatch,), same)
+        self._policy = self._batched(prep, self.flip, self.avoid)
+        # Where nothing is to be cropped, ``original`` has given the evaluation image.
+        self._policy.whole = "crop" in self.avoid
 
     def pixels(self, image: Picture, rng: np.random.Generator) -> np.ndarray:
-        # Where nothing is to be cropped, ``original`` has given the evaluation image.
-        kind = Whole if "crop" in self.avoid else RichBatch
-        return _one(kind(self.prep, self.flip, self.avoid), as_picture(image), rng)
+        return _one(self._policy, as_picture(image), rng)
 
     def alone(self, family: str, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        if family not in self.families:
+            raise KeyError(family)
         if family not in ("colour", "rotation"):
             return super().alone(family, image, rng)
-        policy = Whole(self.prep, False, [f for f in FAMILIES if f != family])
-        policy.rare = False
+        policy = self._batched(self.prep, False, [f for f in FAMILIES if f != family])
+        policy.whole, policy.rare = True, False
         return _one(policy, self.whole(image), rng)
 
 
-class Whole(RichBatch):
-    """The policy on images that are what evaluation shows already."""
-
-    def boxes(self, draws: Draws, aspects: np.ndarray) -> np.ndarray:
-        return np.tile([0.0, 0.0, 1.0, 1.0], (len(aspects), 1))
+class Composed(Rich):
+    """``parts`` alone, each as ``rich`` has it."""
 
 
 def _one(policy: RichBatch, image: Image.Image, rng: np.random.Generator) -> np.ndarray:

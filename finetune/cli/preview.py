@@ -10,7 +10,11 @@ import click
 @click.command()
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--data", required=True, metavar="DIR", help="A folder of images, or a table.")
-@click.option("--policy", metavar="NAME", help="Augmentation policy; default: the one that a run would take.")
+@click.option(
+    "--policy",
+    metavar="NAME",
+    help="Augmentation policy, or operations joined by +; default: the policy that a run would take.",
+)
 @click.option("--out", default="preview.png", show_default=True, type=click.Path(path_type=Path), metavar="FILE",
               help="The picture: .png, .jpg or .webp.")  # fmt: skip
 @click.option("--backbone", metavar="NAME", help="Whose input size and preprocessing are used.")
@@ -44,6 +48,7 @@ def preview(
     from dataclasses import replace
 
     from finetune.data.load import load_data
+    from finetune.data.policies import policy_name
     from finetune.data.statistics import normalised
     from finetune.data.threads import worker_count
     from finetune.errors import DataError
@@ -57,7 +62,7 @@ def preview(
     train = load_data(recipe.data, recipe.seed).train
     if recipe.data.normalise != "backbone":  # what has no pixels is filled with the mean colour
         prep = normalised(train, prep, recipe.data.normalise, worker_count(recipe.data.workers))
-    name = policy or recipe.train.augment or default_augment(len(train))
+    name = policy_name(policy or recipe.train.augment or default_augment(len(train)), recipe.train.crop)
     sheet = contact_sheet(
         train, prep, name, rows=images, samples=samples, seed=recipe.seed, avoid=recipe.train.avoid or ()
     )

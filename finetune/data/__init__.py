@@ -1,8 +1,8 @@
 """What comes in: images, labels, splits, checks, evaluation preprocessing and augmentation."""
 
-from finetune.registry import Registry
+from finetune.data.policies import Policies
 
-AUGMENTATIONS: Registry[type] = Registry("augmentation")
+AUGMENTATIONS = Policies("augmentation", "finetune.augment.single:Composed")
 AUGMENTATIONS.add("none", "finetune.data.augment:NoAugmentation", "the evaluation image, every time the same")
 AUGMENTATIONS.add("light", "finetune.data.augment:Light", "crops of 70-100% of the image, left-right flips")
 AUGMENTATIONS.add("standard", "finetune.data.augment:Standard", "crops of 35-100%, flips, mild colour jitter")

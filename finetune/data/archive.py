@@ -115,7 +115,7 @@ def _zip(path: Path) -> Iterator[Entry]:
     if any(info.flag_bits & _ENCRYPTED for info in listed):
         raise refused(path, "an archive without a password. Got an encrypted one instead. Unpack it first.")
     for info in listed:
-        if info.is_dir():
+        if not info.filename or info.filename.endswith("/"):  # a folder, or nothing that has a name
             continue
         mode = info.external_attr >> 16
         why = "is a link in the archive, which is not followed" if mode & 0o170000 == 0o120000 else None

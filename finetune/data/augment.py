@@ -29,6 +29,7 @@ from finetune.data.operations import (
 from finetune.data.preprocessing import Preprocessing
 from finetune.data.resample import cut_out, resize_array
 from finetune.data.scaled import Scaled, as_picture
+from finetune.data.short_side import most_needed, short_side_box
 from finetune.data.transforms import evaluate_pixels, evaluation_settings, resize, short_side_size
 
 if TYPE_CHECKING:
@@ -101,7 +102,10 @@ class NoAugmentation(Augmentation):
 
 
 class Cropped(Augmentation):
-    """Random resized crop, left-right flip, then what the policy adds to the small image."""
+    """Random crop, left-right flip, then what the policy adds to the small image."""
+
+    crop_by: ClassVar[str] = "area"
+    """``area``, as in Inception's random resized crop; or ``short-side``, whatever ``scale`` and ``ratio`` are."""
 
     scale: ClassVar[tuple[float, float]]
     """Share of the image's area that the crop covers."""
@@ -112,7 +116,11 @@ class Cropped(Augmentation):
     @property
     def short(self) -> int:  # type: ignore[override]
         # The smallest crop of a larger image would still have more pixels than the network's input.
-        return 0 if "crop" in self.avoid else math.ceil(self.prep.size / math.sqrt(self.scale[0]))
+        if "crop" in self.avoid:
+            return 0
+        if self.crop_by == "short-side":
+            return most_needed(self.prep.size)
+        return math.ceil(self.prep.size / math.sqrt(self.scale[0]))
 
     @property
     def keeps(self) -> dict[str, Any]:
@@ -139,9 +147,9 @@ class Cropped(Augmentation):
     def crop(self, image: Picture, rng: np.random.Generator) -> Picture:
         """A part of the image as the network's input, of the same kind."""
         size = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
-        return cut_out(
-            image, crop_box(size, self.scale, self.ratio, rng), self.prep.size, self.prep.interpolation
-        )
+        by_area = self.crop_by == "area"
+        box = crop_box(size, self.scale, self.ratio, rng) if by_area else short_side_box(size, rng)
+        return cut_out(image, box, self.prep.size, self.prep.interpolation)
 
     def whole(self, image: Image.Image | Scaled) -> Image.Image:
         """The evaluation image."""

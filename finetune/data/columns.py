@@ -96,6 +96,11 @@ def _json_lines(table: Place, text: str) -> Columns:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"Line {number} of {str(table)!r} is not JSON: {error.msg}.") from None
+        except (ValueError, RecursionError):
+            raise DataError(
+                f"Line {number} of {str(table)!r} must be plain JSON. Got a number of thousands of digits, or lists in "
+                "lists a thousand deep, instead."
+            ) from None
         if not isinstance(record, dict):
             raise DataError(must(f"Line {number} of {str(table)!r}", "a JSON object", type(record).__name__))
         for name, cell in record.items():

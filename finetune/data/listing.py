@@ -118,4 +118,7 @@ def groups_of(rows: Sequence[Row]) -> list[str] | None:
     """The group of each row, where any has one; an image without gets one of its own."""
     if all(row.group is None for row in rows):
         return None
-    return [f"group {row.group}" if row.group is not None else f"image {row.name}" for row in rows]
+    called = {
+        row.group: f"group {row.group}" for row in rows if row.group is not None
+    }  # one text for all that have it
+    return [f"image {row.name}" if row.group is None else called[row.group] for row in rows]

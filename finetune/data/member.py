@@ -24,6 +24,10 @@ _LOCAL = struct.Struct(
 )  # of a member's header before its bytes: mark, lengths of name and extra field
 
 
+_NOWHERE = (ValueError, OverflowError, MemoryError)
+"""What seeking and reading raise at a negative or huge place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member(Inside):
     """One file of an archive."""
@@ -50,12 +54,18 @@ class Member(Inside):
         with self.archive.open("rb") as file:
             if self.checksum is None:  # of a tar
                 return self.read_from(file)
-            return self._unzip(file)
+            try:
+                return self._unzip(file)
+            except _NOWHERE:
+                raise _unreadable("the archive gives a place that it cannot have") from None
 
     def read_from(self, file: IO[bytes]) -> bytes:
         """The same from its plain tar, which is open."""
-        file.seek(self.offset)
-        return _whole(file.read(self.size), self.size)
+        try:
+            file.seek(self.offset)
+            return _whole(file.read(self.size), self.size)
+        except _NOWHERE:
+            raise _unreadable("the archive gives a place that it cannot have") from None
 
     def _unzip(self, file: IO[bytes]) -> bytes:
         file.seek(self.offset)

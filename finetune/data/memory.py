@@ -1,7 +1,10 @@
-"""How much memory decoded images may take."""
+"""How much memory decoded images may take, and making many small objects without a search for garbage."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 from finetune import ranks
@@ -33,3 +36,16 @@ def available_memory() -> int:
 def budget(most: int, share: float) -> int:
     """At most ``most`` bytes and at most ``share`` of what is available; processes on one machine divide that."""
     return min(most, int(available_memory() * share)) // ranks.local_world()
+
+
+@contextlib.contextmanager
+def unswept() -> Iterator[None]:
+    """No search for cycles of garbage while many small objects are made, none of which is garbage: it would go through
+    all of them again and again, for a third of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

@@ -27,6 +27,7 @@ from finetune.data.imageset import Quarantined
 from finetune.data.layout import ROLES
 from finetune.data.listing import UNLABELLED, Listing, Row
 from finetune.data.member import Member
+from finetune.data.memory import unswept
 from finetune.data.place import BETWEEN, exists, is_dir, is_file
 from finetune.data.table import LABELS, joined
 from finetune.errors import DataError, RunError, must
@@ -137,21 +138,24 @@ def read_shards(recipe: DataRecipe, shards: Sequence[Path]) -> Listing:
     same: dict[str, str] = {}
     lists = False
     for path, role in zip(shards, roles, strict=True):
-        shard, called = _known(path), path.absolute().relative_to(base).as_posix()
-        if shard.cut is not None:
-            notes.append(f"Shard {called} {shard.cut}: the {len(shard.inner)} images before that are used.")
-        aside += [Quarantined(f"{called}{BETWEEN}{inner}", why) for inner, why in shard.aside]
-        columns = shard.inner, shard.offsets, shard.sizes, shard.methods, shard.kinds, shard.labels
-        for inner, offset, size, method, kind, text in zip(*columns, strict=True):
-            name = f"{called}{BETWEEN}{inner}"
-            label, group, listed = _read(kind, text, recipe, name)
-            lists = lists or listed
-            if not label and recipe.task != "multi-label":
-                why = f"label in its .{kind}" if kind else ".cls, .json or .txt beside it"
-                aside.append(Quarantined(name, UNLABELLED + why, "unlabelled"))
-                continue
-            label = same.setdefault(label, label)  # one text for all that have it, not a million
-            rows.append(Row(Member(path, inner, size, offset, size, method), name, label, role, group))
+        with unswept():
+            shard, called = _known(path), path.absolute().relative_to(base).as_posix()
+            if shard.cut is not None:
+                notes.append(
+                    f"Shard {called} {shard.cut}: the {len(shard.inner)} images before that are used."
+                )
+            aside += [Quarantined(f"{called}{BETWEEN}{inner}", why) for inner, why in shard.aside]
+            columns = shard.inner, shard.offsets, shard.sizes, shard.methods, shard.kinds, shard.labels
+            for inner, offset, size, method, kind, text in zip(*columns, strict=True):
+                name = f"{called}{BETWEEN}{inner}"
+                label, group, listed = _read(kind, text, recipe, name)
+                lists = lists or listed
+                if not label and recipe.task != "multi-label":
+                    why = f"label in its .{kind}" if kind else ".cls, .json or .txt beside it"
+                    aside.append(Quarantined(name, UNLABELLED + why, "unlabelled"))
+                    continue
+                label = same.setdefault(label, label)  # one text for all that have it, not a million
+                rows.append(Row(Member(path, inner, size, offset, size, method), name, label, role, group))
     if not rows:
         first = f" The first, {aside[0].path!r}, {aside[0].reason}." if aside else ""
         raise DataError(
@@ -194,7 +198,7 @@ def _read(kind: str | None, text: str, recipe: DataRecipe, name: str) -> tuple[s
         return text.strip(), None, False
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, lists a thousand deep
         return "", None, False
     if not isinstance(fields, dict):
         value, group = fields, None
@@ -229,7 +233,9 @@ def _known(path: Path) -> _Shard:
     where = str(path.absolute())
     stamp = [VERSION, where, stat.st_size, stat.st_mtime_ns]
     file = cache_dir() / "shards" / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, torn, of another version
+    with contextlib.suppress(
+        OSError, ValueError, KeyError, TypeError, RecursionError
+    ):  # not there, torn, another's
         kept = json.loads(file.read_bytes())
         if kept["stamp"] == stamp:
             columns: dict[str, Any] = {name: list(map(of, kept[name])) for name, of in _COLUMNS.items()}

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 _CARVE, _LIMIT, _GROUPS = 1, 2, 3
+_CELLS = 1 << 20
+"""Counts that are in memory at once."""
 
 
 def carve(
@@ -63,22 +65,54 @@ def carve_groups(
     if len(labels) == 0:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     unit = components(len(labels), groups)
-    counts = np.zeros((unit.max() + 1, int(labels.max()) + 1))
-    np.add.at(counts, (unit, labels), 1)
-    totals = np.maximum(counts.sum(0), 1)
-    wanted = fraction * counts.sum(0)
+    counts = Counts(unit, labels)
+    totals = np.maximum(counts.totals, 1)
+    wanted = fraction * counts.totals
     rng = np.random.default_rng((seed, _GROUPS))
     order = rng.permutation(len(counts))
-    order = order[np.argsort(-counts[order].std(1), kind="stable")]
+    order = order[np.argsort(-counts.spread()[order], kind="stable")]
     held, chosen = np.zeros_like(wanted), np.zeros(len(counts), dtype=bool)
-    for index in order:
+    for index in order.tolist():
         before = (((held - wanted) / totals) ** 2).sum()
-        after = (((held + counts[index] - wanted) / totals) ** 2).sum()
+        own = counts[index]
+        after = (((held + own - wanted) / totals) ** 2).sum()
         if after < before:
-            held += counts[index]
+            held += own
             chosen[index] = True
     outside = chosen[unit]
     return np.flatnonzero(~outside), np.flatnonzero(outside)
+
+
+class Counts:
+    """How many images of each class every group has.
+
+    A table of a million groups and a thousand classes would have eight gigabytes: a row is made when it is asked for.
+    """
+
+    def __init__(self, unit: np.ndarray, labels: np.ndarray) -> None:
+        self.classes = int(labels.max()) + 1
+        self._labels = labels[np.argsort(unit, kind="stable")]
+        self._ends = np.cumsum(np.bincount(unit))
+        self.totals = np.bincount(labels, minlength=self.classes).astype(float)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        begin = self._ends[index - 1] if index else 0
+        return np.bincount(self._labels[begin : self._ends[index]], minlength=self.classes)
+
+    def spread(self) -> np.ndarray:
+        """Standard deviation of each group's counts, some thousand rows at a time."""
+        found, step = np.empty(len(self)), max(1, _CELLS // self.classes)
+        for first in range(0, len(self), step):
+            ends = self._ends[first : first + step]
+            begin = self._ends[first - 1] if first else 0
+            rows = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=begin))
+            cells = rows * self.classes + self._labels[begin : ends[-1]]
+            counted = np.bincount(cells, minlength=len(ends) * self.classes).reshape(len(ends), -1)
+            found[first : first + step] = counted.astype(float).std(1)
+        return found
 
 
 def carve_least(

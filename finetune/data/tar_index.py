@@ -15,6 +15,9 @@ from finetune.data.refusals import bomb, is_bomb, refused
 Entry = tuple[Member, str | None]
 """A member, and why it may not be read."""
 _ADLER = 65521
+_MOST = 1 << 62
+"""A tar of more bytes cannot be asked for a place in it."""
+_ODD_SIZE = "is damaged: a header gives a size that nothing has"
 
 
 def members(path: Path) -> Iterator[Entry | str]:
@@ -56,6 +59,9 @@ def members_of_tar(path: Path, file: IO[bytes], size: int | None) -> Iterator[En
                     after = archive.offset
                 if info is None:
                     break
+                if info.size < 0 or not offset < after <= _MOST:
+                    yield _ODD_SIZE
+                    return
                 if info.isdir():
                     offset = after
                     continue
@@ -82,6 +88,13 @@ def members_of_tar(path: Path, file: IO[bytes], size: int | None) -> Iterator[En
             yield how
     except tarfile.TarError as error:
         yield f"is damaged ({error})"
+    except (
+        ValueError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ):  # out of tarfile, by a header before a member
+        yield _ODD_SIZE
 
 
 def _plain_header(block: bytes) -> tuple[str, int] | None:

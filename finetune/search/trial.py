@@ -174,7 +174,7 @@ def precision_of(plan: Plan, setup: Setup, recipe: Recipe, trials: int) -> dict[
     model.freeze_below(phase.train_from)
     images = setup.bundle.train
     batches = TrainBatches(
-        images, model.preprocessing, phase.augment, phase.batch_size, recipe.seed,
+        images, model.preprocessing, phase.policy, phase.batch_size, recipe.seed,
         worker_count(recipe.data.workers), avoid=phase.avoid,
     )  # fmt: skip
     pixels, _ = next(iter(batches.epoch(0)))

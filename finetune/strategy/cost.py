@@ -140,7 +140,7 @@ class _Clock:
         """Seconds to augment an image that is in memory, all workers at it; on the device it is next to nothing."""
         if phase.on_device:
             return 0.0
-        made = AUGMENTATIONS.get(phase.augment)(self.backbone.preprocessing)
+        made = AUGMENTATIONS.get(phase.policy)(self.backbone.preprocessing)
         originals = [made.original(image) for image in self.images]
         rng = np.random.default_rng(0)
         took = self._time(lambda: [made.pixels(image, rng) for image in originals])

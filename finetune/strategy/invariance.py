@@ -154,7 +154,7 @@ def spare(plan: Plan, families: Collection[str]) -> Plan:
     def spared(phase: Any) -> Any:
         if not isinstance(phase, GradientPhase):
             return phase
-        avoid = tuple(f for f in _families(phase.augment) if f in families or f in phase.avoid)
+        avoid = tuple(f for f in _families(phase.policy) if f in families or f in phase.avoid)
         return phase.model_copy(update={"avoid": avoid}) if avoid != phase.avoid else phase
 
     return plan.model_copy(update={"phases": tuple(spared(phase) for phase in plan.phases)})
@@ -232,10 +232,10 @@ def _why(drop: Drop, remains: Drop | None) -> str:
 def _used(plan: Plan) -> list[tuple[str, str]]:
     """(policy, family) of every gradient phase, each once."""
     found = [
-        (phase.augment, family)
+        (phase.policy, family)
         for phase in plan.phases
         if isinstance(phase, GradientPhase)
-        for family in _families(phase.augment)
+        for family in _families(phase.policy)
         if family not in phase.avoid
     ]
     return list(dict.fromkeys(found))

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from finetune.data.policies import joined_parts, policy_name
 from finetune.errors import ConfigError, did_you_mean, must
+from finetune.recipe_values import Crop
 from finetune.regularise import Regularisers
 
 
@@ -129,8 +131,11 @@ class _Steps(_Frozen):
     snapshots: int | None = Field(None, ge=2)
     """Cosine cycles the epochs are divided into; the network is kept at the end of each, and the answer is the
     mean of their probabilities (arXiv 1704.00109). Instead of ema and swa, and without blend."""
-    augment: str = "standard"
-    """Augmentation policy of the training images: none, light, standard, strong, trivial, rand, autoaugment or rich."""
+    augment: Annotated[str, BeforeValidator(joined_parts)] = "standard"
+    """Augmentation policy of the training images: none, light, standard, strong, trivial, rand, autoaugment or rich;
+    or operations, as a list or joined by +, as in crop+flip+rotation."""
+    crop: Crop = "area"
+    """How the policy crops: a share of the area, or a square of an image whose short side was scaled (short-side)."""
     augment_on: Literal["loader", "device"] = "loader"
     """Where it is computed: an image at a time in the loader's threads, or a batch at a time on the device."""
     avoid: tuple[Literal["flip", "crop", "colour", "rotation"], ...] = ()
@@ -149,6 +154,11 @@ class _Steps(_Frozen):
 
 class GradientPhase(Regularisers, _Steps):
     """Train some stages and the head by gradient steps."""
+
+    @property
+    def policy(self) -> str:
+        """The augmentation policy and how it crops, as AUGMENTATIONS knows it."""
+        return policy_name(self.augment, self.crop)
 
     @property
     def on_device(self) -> bool:
@@ -236,7 +246,7 @@ class Plan(_Frozen):
 
 
 def _augmentation(phase: GradientPhase) -> str:
-    named = f"{phase.augment} on the device" if phase.on_device else phase.augment
+    named = f"{phase.policy} on the device" if phase.on_device else phase.policy
     return f"{named} without {', '.join(phase.avoid)}" if phase.avoid else named
 
 

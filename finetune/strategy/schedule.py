@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 from finetune.augment import where
+from finetune.data.policies import policy_name
 from finetune.errors import ConfigError, must
 from finetune.recipe import TrainRecipe
 from finetune.regularise import Regularisers
@@ -60,7 +61,7 @@ def gradient_phase(
     if weight_decay is None:
         weight_decay = default_weight_decay(optimizer, asked.decoupled)
     smoothing = asked.label_smoothing
-    augment = asked.augment or default_augment(ctx.n_train)
+    augment = policy_name(asked.augment or default_augment(ctx.n_train))
     shared = {key: getattr(asked, key) for key in Regularisers.model_fields}
     if "loss" not in asked.model_fields_set:
         shared["loss"] = ctx.task.losses[0]
@@ -99,6 +100,7 @@ def gradient_phase(
         snapshots=asked.snapshots,
         keep="last" if averaged else "best",
         augment=augment,
+        crop=asked.crop,
         augment_on=where(asked.augment_on, augment, ctx.device),
         batch_norm=asked.batch_norm or ("frozen" if card.freeze_norms and not from_random else norms),
         **shared,

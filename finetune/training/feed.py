@@ -61,7 +61,7 @@ class Feed:
         self.train_labels = self.objective.targets(bundle.train)
         kind = partial(DeviceBatches, device=device) if phase.on_device else TrainBatches
         self._train: TrainBatches = kind(
-            bundle.train, prep, phase.augment, phase.batch_size, seed, threads, avoid=phase.avoid,
+            bundle.train, prep, phase.policy, phase.batch_size, seed, threads, avoid=phase.avoid,
             balanced=phase.sampling == "balanced", targets=self.train_labels,
         )  # fmt: skip
         self._disturb = Disturbance(phase, len(self.classes), seed) if disturbs(phase) else None

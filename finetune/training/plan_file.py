@@ -10,8 +10,10 @@ from typing import Any
 from finetune.augment import BATCHED
 from finetune.averaging import averaging_problems
 from finetune.data import AUGMENTATIONS
+from finetune.data.policies import joined_parts, unknown_parts
 from finetune.errors import ConfigError, did_you_mean, must
 from finetune.recipe import ProbeRecipe, Recipe, TrainRecipe, apply_overrides
+from finetune.recipe_values import PARTS
 from finetune.registry import Registry
 from finetune.solvers import missing_package, optimizer_problems, schedule_problems
 from finetune.strategy.plan import Plan, join_problems, read_tree
@@ -110,11 +112,13 @@ def _phases(tree: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
 def _unknown_names(tree: Mapping[str, Any]) -> Iterable[str]:
     for where, phase in _phases(tree):
         for key, registry in _NAMED.items():
-            name = phase.get(key)
-            if isinstance(name, str) and name not in registry:
-                known = registry.names()
-                yield must(f"{where}.{key}", f"one of {', '.join(known)}", repr(name)) + did_you_mean(
-                    name, known
+            name = joined_parts(phase.get(key)) if key == "augment" else phase.get(key)
+            if isinstance(name, str) and (name not in registry or "/" in name):
+                known, wrong = registry.names(), name
+                if key == "augment" and "+" in name:
+                    known, wrong = [*PARTS], unknown_parts(name)[0]
+                yield must(f"{where}.{key}", f"one of {', '.join(known)}", repr(wrong)) + did_you_mean(
+                    wrong, known
                 )
 
 
@@ -126,10 +130,8 @@ def _unsuitable(tree: Mapping[str, Any]) -> Iterable[str]:
             for name, what in schedule_problems(schedule, arguments):
                 yield f"{where}.schedule_args.{name}: {what}"
         augment = phase.get("augment", "standard")
-        if phase.get("augment_on") == "device" and augment in {*AUGMENTATIONS.names()} - {
-            "none",
-            *BATCHED.names(),
-        }:
+        in_loader = {*AUGMENTATIONS.names()} - {"none", *BATCHED.names()}
+        if phase.get("augment_on") == "device" and isinstance(augment, str) and augment in in_loader:
             yield must(f"{where}.augment_on", f"loader where augment is {augment!r}", "'device'")
         optimizer = phase.get("optimizer", "sgd")
         if isinstance(optimizer, str) and optimizer in OPTIMIZERS:

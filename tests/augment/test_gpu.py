@@ -15,7 +15,7 @@ PREP = Preprocessing(64, 0.875, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", BATCHED.names())
+@pytest.mark.parametrize("name", [*BATCHED.names(), "standard/short-side", "crop+rotation+noise"])
 def test_a_gpu_makes_the_same_pictures(name: str) -> None:
     policy, photos = BATCHED.get(name)(PREP), batch(128).repeat(8, 1, 1, 1)
     samples = np.arange(64)

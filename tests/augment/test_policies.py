@@ -21,7 +21,7 @@ from finetune.data.transforms import evaluate_pixels
 from finetune.errors import ConfigError
 
 PREP = Preprocessing(32, 0.875, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-POLICIES = BATCHED.names()
+POLICIES = [*BATCHED.names(), "light/short-side", "rich/short-side", "flip+crop+rotation+elastic+lighting"]
 
 
 def draws(samples: np.ndarray | int = 8, seed: int = 1, epoch: int = 0, time: int = 0) -> Counted:
@@ -154,7 +154,7 @@ def test_without_crops_the_evaluation_image_is_shown(mode: str, size: tuple[int,
     assert np.allclose(evaluated(prep, np.array([1.0])).sum(), 2)
 
 
-@pytest.mark.parametrize("name", ["light", "standard"])
+@pytest.mark.parametrize("name", ["light", "standard", "light/short-side", "crop+hue+shear"])
 def test_both_forms_make_the_same_pictures_on_average(name: str) -> None:
     """Mean over 120 draws of a photograph of 4:3, pixel by pixel."""
     photo = photographs()[1].resize((120, 90))
@@ -292,7 +292,7 @@ def test_where_it_is_computed() -> None:
     assert [where("device", "standard", d) for d in ("cpu", "cuda")] == ["device", "device"]
     assert [where("loader", "standard", d) for d in ("cpu", "cuda")] == ["loader", "loader"]
     assert where("device", "none", "cuda") == "loader"
-    assert set(AUGMENTATIONS.names()) == {"none", *POLICIES}
+    assert set(AUGMENTATIONS.names()) == {"none", *BATCHED.names()}
 
 
 def test_an_unknown_policy_is_named() -> None:

@@ -63,9 +63,21 @@ def test_avoided_families_stay_out(picture_folder: Path, tmp_path: Path) -> None
     assert all(np.array_equal(c, evaluation) for c in loader)
 
 
+def test_operations_and_crops_of_the_recipe_are_drawn(picture_folder: Path, tmp_path: Path) -> None:
+    keys = ["train.augment=[flip,rotation,lighting]", "train.avoid=[flip]"]
+    done = call("--data", picture_folder, "--out", tmp_path / "a.png", "--images", 2, *keys)
+    assert ": flip+rotation+lighting, 2 images" in done.stdout, done.output
+    for name in ("b", "c"):
+        words = ["--policy", "crop", "--out", tmp_path / f"{name}.png", "--images", 2]
+        done = call("--data", picture_folder, *words, *["train.crop=short-side"] * (name == "c"))
+        assert f": crop{'/short-side' * (name == 'c')}, 2 images" in done.stdout, done.output
+    assert not np.array_equal(drawn(tmp_path / "b.png"), drawn(tmp_path / "c.png"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--policy", "crop+rotatio"], 'operation of a policy must be one of crop, .* Did you mean "rotation"'),
         (["--policy", "stron"], 'augmentation must be one of none, light, .* Did you mean "strong"'),
         (["--out", "sheet.txt"], r"--out must be a file that ends in \.png, \.jpg, \.jpeg, \.webp. Got 'sheet.txt'"),
         (["--out", "/nowhere/sheet.png"], "--out must be a file that can be written. Got '/nowhere/sheet.png'"),

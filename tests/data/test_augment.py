@@ -19,13 +19,14 @@ from finetune.data.preprocessing import Preprocessing
 from finetune.data.transforms import evaluate_image
 
 PREP = Preprocessing(32, 0.875, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+POLICIES = [*AUGMENTATIONS.names(), "strong/short-side", "none/short-side", "crop+rotation+hue", "noise"]
 
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS.names())
+@pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("size", [(24, 20), (32, 32), (300, 40), (40, 300), (5, 700), (1, 1), (400, 380)])
 def test_shape_and_determinism(name: str, size: tuple[int, int]) -> None:
     policy = AUGMENTATIONS.get(name)(PREP)
@@ -181,7 +182,7 @@ def test_rotations_are_left_out_of_strong(monkeypatch: pytest.MonkeyPatch) -> No
     assert set(drawn) == set(vocabulary.NAMES) - {"rotate", "shear_x", "shear_y"}
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS.names())
+@pytest.mark.parametrize("name", POLICIES)
 def test_one_family_alone(name: str) -> None:
     policy, image = AUGMENTATIONS.get(name)(PREP), picture(5, (60, 50))
     plain = evaluate_image(image, PREP).permute(1, 2, 0).numpy()

@@ -124,6 +124,25 @@ def test_what_the_batched_policy_of_everything_does_is_tried_too() -> None:
     assert "flip" in found
 
 
+def test_single_operations_are_tried_by_their_families() -> None:
+    images = Drawn({"here": arrow, "there": mirrored}, 24)
+    assert banned(images, "flip+brightness") == {"flip"}
+    trials = try_augmentations(plan("crop+hue", crop="short-side"), backbone(), images, Recipe(), Listener())
+    assert {(trial.policy, trial.family) for trial in trials} == {
+        ("crop+hue/short-side", "crop"), ("crop+hue/short-side", "colour")
+    }  # fmt: skip
+    freed = spare(plan("crop+flip+noise"), ["flip", "colour"]).phases[1]
+    assert isinstance(freed, GradientPhase)
+    assert freed.avoid == ("flip",)
+
+
+def test_copies_of_other_operations_or_crops_are_other_images() -> None:
+    images, prep = Drawn({"a": arrow}, 1), backbone().preprocessing
+    names = ("crop", "crop+hue", "crop/short-side", "light", "light/short-side")
+    marks = {Copies(images, AUGMENTATIONS.get(n)(prep), "crop", 0).fingerprint(0) for n in names}
+    assert len(marks) == len(names)
+
+
 def test_classes_told_by_colour_ban_strong_changes_of_colour() -> None:
     kinds = {
         "bright": coloured((210, 60, 60)),

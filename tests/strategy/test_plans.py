@@ -206,3 +206,15 @@ def test_where_images_are_augmented_is_settled_by_the_device() -> None:
     assert settled("cuda", augment_on="loader") == {"loader"}
     assert settled("cpu", augment_on="device") == {"device"}
     assert settled("cuda", augment="none") == {"loader"}
+    assert settled("cuda", augment="crop+noise") == {"device"}
+
+
+@pytest.mark.parametrize("name", ["full", "lp-ft", "partial", "scratch"])
+def test_operations_and_crops_reach_the_plan_and_its_file(name: str) -> None:
+    made = plan(name, augment="[crop,flip,rotation]", crop="short-side")
+    phase = tuning(made)
+    assert (phase.augment, phase.crop) == ("crop+flip+rotation", "short-side")
+    assert phase.policy == "crop+flip+rotation/short-side"
+    assert Plan.from_yaml(made.to_yaml()) == made
+    assert "crop+flip+rotation/short-side" in made.rows()[-1]["how"]
+    assert tuning(plan(name)).policy == tuning(plan(name)).augment

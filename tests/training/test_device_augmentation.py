@@ -110,7 +110,14 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in read_metrics(run) if row["kind"] == "step"]
 
 
-@pytest.mark.parametrize("keys", [{"augment": "rich"}, {"augment": "standard", "mixup": 0.4}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"augment": "rich"},
+        {"augment": "standard", "mixup": 0.4},
+        {"augment": "crop+flip+rotation+noise", "crop": "short-side"},
+    ],
+)
 def test_a_resumed_run_is_the_uninterrupted_one(tiny: Any, tmp_path: Path, keys: dict[str, Any]) -> None:
     plan = tiny.plan(tiny.phase(augment_on="device", **keys))
 
