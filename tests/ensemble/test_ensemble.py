@@ -128,9 +128,7 @@ def test_what_cannot_be_put_together(trained: Make, tmp_path: Path) -> None:
     (old / "splits.csv").write_text("\n".join(row.rpartition(",")[0] for row in rows) + "\n")
     with pytest.raises(RunError, match=r"must be a table with the fingerprint of every image"):
         ensemble([trained(1), old], out=tmp_path / "e")
-    with pytest.raises(
-        DataError, match="--data must be a folder with sub-folders named as the run's classes"
-    ):
+    with pytest.raises(DataError, match="--data must be an existing folder, table or archive"):
         ensemble([one, trained(1)], out=tmp_path / "e", data=tmp_path / "nothing")
 
 
