@@ -52,8 +52,6 @@ class Lap:
     seconds: float
     """Estimated cost of the arm's full plan."""
     round: int = 1
-    trained: bool = True
-    """Whether anything but a head was."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -182,7 +180,7 @@ def last_round(laps: Sequence[Lap]) -> list[Lap]:
 
 def _share_of(laps: Sequence[Lap]) -> float:
     """Of their epochs that arms trained; 1 where none trained."""
-    return min((lap.share for lap in laps if lap.trained), default=1.0)
+    return min((lap.share for lap in laps), default=1.0)
 
 
 def race_is_possible(decision: Decision, strategy: str, held_out: int) -> Decision | None:
@@ -254,6 +252,5 @@ def _lap(
         shutil.rmtree(folder, ignore_errors=True)
     labels = setup.bundle.val.labels
     _, losses = fit_temperature(np.log(np.maximum(probabilities.astype(np.float64), 1e-38)), labels)
-    trained = _trains(entrant.plan)
     right = float((probabilities.argmax(axis=1) == labels).mean())
-    return Lap(entrant.name, share if trained else 1.0, losses, right, entrant.seconds, trained=trained)
+    return Lap(entrant.name, share if _trains(entrant.plan) else 1.0, losses, right, entrant.seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from finetune.data.columns import text_of
 from finetune.data.imageset import Quarantined
 from finetune.data.layout import ROLES
 from finetune.data.listing import UNLABELLED, Listing, Row
-from finetune.data.place import Inside, called, is_file
+from finetune.data.place import Inside, called, cell_image, is_file
 from finetune.data.table import LABELS
 from finetune.errors import DataError, did_you_mean, missing_extra, must
 from finetune.recipe import DataRecipe
@@ -45,12 +44,7 @@ class _Split:
         """The bytes of the file that was put into the data set. Raises OSError."""
         with self._lock:
             cell = self._rows[index][self._column]
-        data = cell.get("bytes") if isinstance(cell, Mapping) else None
-        if data is not None:
-            return bytes(data)
-        if isinstance(cell, Mapping) and cell.get("path"):
-            return Path(str(cell["path"])).read_bytes()
-        raise OSError(errno.ENOENT, "the row has no image")
+        return cell_image(cell, Path())
 
 
 @dataclass(frozen=True, slots=True)

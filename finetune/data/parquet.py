@@ -8,13 +8,12 @@ import functools
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from finetune.data.memory import MEBI, budget
-from finetune.data.place import BETWEEN, Inside, Place
+from finetune.data.place import BETWEEN, Inside, Place, cell_image
 from finetune.data.refusals import refuse_twins
 from finetune.errors import DataError, must
 
@@ -41,13 +40,7 @@ class CellImage(Inside):
 
     def read_bytes(self) -> bytes:
         cell = _images(self.table, self.column, self.stamp).cell(self.row)
-        data = cell.get("bytes") if isinstance(cell, Mapping) else cell
-        if data is not None:
-            return bytes(data)
-        named = cell.get("path") if isinstance(cell, Mapping) else None
-        if named and isinstance(self.table, Path):
-            return (self.table.parent / str(named)).read_bytes()
-        raise OSError(errno.ENOENT, "the row has no image")
+        return cell_image(cell, self.table.parent if isinstance(self.table, Path) else None)
 
 
 def read_parquet(table: Place) -> dict[str, list[Any]]:

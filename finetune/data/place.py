@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 BETWEEN = "!/"
 """What stands between an archive and the path inside of it: ``photos.zip!/ants/1.jpg``."""
@@ -73,6 +75,17 @@ def called(found: Found, root: Path | None = None) -> str:
     if root is not None and not found.startswith(above):
         return Path(found).relative_to(root).as_posix()
     return found[len(above) :].replace(os.sep, "/")
+
+
+def cell_image(cell: Any, base: Path | None) -> bytes:
+    """The bytes of the image in a cell of a table: themselves, or what ``datasets`` makes of one, a struct of bytes and
+    path. ``base``: where such paths begin; None: they lead nowhere. Raises OSError."""
+    fields = cell if isinstance(cell, Mapping) else {"bytes": cell}
+    if fields.get("bytes") is not None:
+        return bytes(fields["bytes"])
+    if base is not None and fields.get("path"):
+        return (base / str(fields["path"])).read_bytes()
+    raise OSError(errno.ENOENT, "the row has no image")
 
 
 def is_file(path: Path) -> bool:
