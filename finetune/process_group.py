@@ -99,6 +99,9 @@ def _leave() -> None:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(LOST)
+    # The last reference to the group joins its threads. One that outlives the interpreter aborts the process when it
+    # drops a tensor of the last exchange, for which it would need the interpreter's lock.
+    ranks.talk_over(None)
     if dist.is_initialized():
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()

@@ -140,6 +140,6 @@ def test_one_message_where_all_meet_the_same_mistake(tmp_path: Path) -> None:
         "run", "--data", tmp_path / "nothing", *RECIPE, "--out", tmp_path / "run", "--processes", 2
     )
     _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 2
+    assert process.returncode == 2, stderr
     assert stderr.count("Error:") == 1
     assert not (tmp_path / "run").exists()
