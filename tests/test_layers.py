@@ -23,6 +23,7 @@ LAYERS = [
         "ranks",
         "task",
         "start",
+        "compiler",
     },
     {"solvers", "cache_files", "process_group", "recipe_values"},
     {"recipe_sections", "recipe_text"},

@@ -9,5 +9,6 @@ def main() -> None:
 
     start.mark()
     from finetune.cli.app import cli
+    from finetune.cli.process import carry_out
 
-    cli(prog_name="finetune")
+    carry_out(lambda: cli(prog_name="finetune"))

@@ -1,9 +1,9 @@
-"""Training augmentations: torchvision's v2 operations, every random number from one given generator.
+"""Training augmentations: torchvision's operations, every random number from one given generator.
 
 torchvision's own transform classes draw from torch's global generator. That cannot be shared by threads that
 decode ahead of the training loop: neither the batches nor the network's dropout would repeat after a resume.
 So the parameters are drawn here, from a NumPy generator that belongs to one sample of one epoch, and the
-pixels are made by ``torchvision.transforms.v2.functional``, imported with the first image that needs it.
+pixels are made by what torchvision calls: Pillow, or ``torchvision.transforms.v2.functional``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from finetune.data.mirroring import Picture, mirrored
 from finetune.data.operations import (
@@ -285,10 +285,8 @@ def crop_box(
 
 def jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
     """Brightness, contrast and saturation times a factor in 1 +- ``strength`` each, in random order."""
-    import torchvision.transforms.v2.functional as F
-
-    changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
+    changes = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     factors = rng.uniform(1 - strength, 1 + strength, size=3)
     for which in rng.permutation(3):
-        image = changes[which](image, float(factors[which]))
+        image = changes[which](image).enhance(float(factors[which]))
     return image

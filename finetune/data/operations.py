@@ -6,12 +6,15 @@ policies use the same operations over narrower ranges, REACH of it.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from finetune.compiler import without_compiler
 
 
 def trivial_augment(
@@ -33,19 +36,18 @@ def trivial_augment(
 def _affine(
     image: Image.Image, fill: list[int], translate: list[int], shear: Sequence[float] = (0.0, 0.0)
 ) -> Any:
-    import torchvision.transforms.v2.functional as F
-
     # A shear keeps the upper left corner, as in torchvision's TrivialAugmentWide; a shift has no centre.
     centre = [0.0, 0.0] if any(shear) else None
-    return F.affine(
+    return _functional("affine")(
         image, angle=0.0, translate=translate, scale=1.0, shear=list(shear), fill=fill, center=centre
     )
 
 
-def _functional(name: str, *args: Any, **kwargs: Any) -> Any:
-    import torchvision.transforms.v2.functional as F
-
-    return getattr(F, name)(*args, **kwargs)
+def _functional(name: str) -> Callable[..., Any]:
+    with without_compiler():  # imported with the first image that needs it
+        module = importlib.import_module("torchvision.transforms.v2.functional")
+    operation: Callable[..., Any] = getattr(module, name)
+    return operation
 
 
 def _degrees(level: float, sign: float) -> float:
@@ -57,7 +59,7 @@ def _shift(image: Image.Image, level: float, sign: float) -> int:
 
 
 def _enhance(name: str) -> Callable[..., Any]:
-    return lambda image, level, sign, fill: _functional(f"adjust_{name}", image, 1.0 + sign * 0.99 * level)
+    return lambda image, level, sign, fill: _functional(f"adjust_{name}")(image, 1.0 + sign * 0.99 * level)
 
 
 OPERATIONS: dict[str, Callable[[Image.Image, float, float, list[int]], Any]] = {
@@ -66,18 +68,18 @@ OPERATIONS: dict[str, Callable[[Image.Image, float, float, list[int]], Any]] = {
     "shear_y": lambda image, level, sign, fill: _affine(image, fill, [0, 0], [0.0, _degrees(level, sign)]),
     "translate_x": lambda image, level, sign, fill: _affine(image, fill, [_shift(image, level, sign), 0]),
     "translate_y": lambda image, level, sign, fill: _affine(image, fill, [0, _shift(image, level, sign)]),
-    "rotate": lambda image, level, sign, fill: _functional("rotate", image, sign * 135.0 * level, fill=fill),
+    "rotate": lambda image, level, sign, fill: _functional("rotate")(image, sign * 135.0 * level, fill=fill),
     "brightness": _enhance("brightness"),
     "color": _enhance("saturation"),
     "contrast": _enhance("contrast"),
     "sharpness": _enhance("sharpness"),
-    "posterize": lambda image, level, sign, fill: _functional("posterize", image, round(8 - 6 * level)),
-    "solarize": lambda image, level, sign, fill: _functional("solarize", image, 255.0 * (1 - level)),
-    "autocontrast": lambda image, level, sign, fill: _functional("autocontrast", image),
-    "equalize": lambda image, level, sign, fill: _functional("equalize", image),
+    "posterize": lambda image, level, sign, fill: _functional("posterize")(image, round(8 - 6 * level)),
+    "solarize": lambda image, level, sign, fill: _functional("solarize")(image, 255.0 * (1 - level)),
+    "autocontrast": lambda image, level, sign, fill: _functional("autocontrast")(image),
+    "equalize": lambda image, level, sign, fill: _functional("equalize")(image),
 }
 NAMES = tuple(OPERATIONS)
-OPERATIONS["invert"] = lambda image, level, sign, fill: _functional("invert", image)  # AutoAugment's alone
+OPERATIONS["invert"] = lambda image, level, sign, fill: _functional("invert")(image)  # AutoAugment's alone
 
 OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     "colour": ("brightness", "color", "contrast", "posterize", "solarize", "autocontrast", "equalize"),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from finetune import ranks
+from finetune.compiler import without_compiler
 from finetune.training.precision import Precision
 
 if TYPE_CHECKING:
@@ -47,12 +49,21 @@ class Engine:
         scaler = self._accelerator.scaler
         return float(scaler.get_scale()) if scaler is not None else 1.0
 
+    @without_compiler()
     def step(self, clip: float | None) -> None:
         """Clip the global gradient norm, move the weights, clear the gradients."""
         if clip is not None:
-            self._accelerator.clip_grad_norm_(self._parameters, clip)
+            self._clip(clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def _clip(self, norm: float) -> None:
+        if ranks.several():  # parameters may be divided over processes
+            self._accelerator.clip_grad_norm_(self._parameters, norm)
+            return
+        # What accelerate does with whole tensors, without a second of imports for those that are divided.
+        self._accelerator.unscale_gradients(self._optimizer)
+        nn.utils.clip_grad_norm_(self._parameters, norm)
 
     def clear(self) -> None:
         """Forget gradients, and give unused memory back to the device."""

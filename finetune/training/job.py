@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from finetune import ranks
+from finetune.compiler import without_compiler
 from finetune.errors import Interrupted
 from finetune.strategy.plan import GradientPhase
 from finetune.training import SCHEDULES
@@ -231,6 +232,7 @@ class Job:
         """What state_dict holds, without the weights that the phase leaves alone; nothing is copied."""
         return {**self.state_dict(on_disk=False), "model": whole(trained_tensors(self.backbone))}
 
+    @without_compiler()
     def state_dict(self, on_disk: bool = True) -> dict[str, Any]:
         """Everything that the coming steps depend on."""
         return {
@@ -252,6 +254,7 @@ class Job:
             "plan": self.desk.plan,
         }
 
+    @without_compiler()
     def load_state_dict(self, state: dict[str, Any], best: Best | None) -> None:
         """Go on from a saved state; the model's own weights were loaded before."""
         self.progress = Progress(**state["progress"])

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.compiler import without_compiler
 from finetune.strategy.plan import GradientPhase
 
 _MIX, _NOISE = 3, 4
@@ -27,7 +28,8 @@ class Disturbance:
     """Mixup or CutMix, then noise, as a phase asks."""
 
     def __init__(self, phase: GradientPhase, classes: int, seed: int) -> None:
-        from torchvision.transforms import v2
+        with without_compiler():
+            from torchvision.transforms import v2
 
         self.seed, self.noise = seed, phase.input_noise
         self.mixers: list[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = []

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from finetune.compiler import without_compiler
 from finetune.errors import TrainingError
 from finetune.solvers import OPTIMIZERS, is_decoupled
 from finetune.strategy.plan import GradientPhase
@@ -94,6 +95,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and leaf != "bias" and leaf not in _NO_DECAY_NAMES
 
 
+@without_compiler()
 def build_optimizer(groups: list[dict[str, Any]], phase: GradientPhase) -> torch.optim.Optimizer:
     """The phase's optimizer, by its registered name. Raises ConfigError for an unknown one."""
     settings = [{k: v for k, v in group.items() if k not in ("names", "decays")} for group in groups]

@@ -23,31 +23,6 @@ compiled = torch.compile(lambda x: x + 1, backend="eager")
 print(float(compiled(torch.zeros(()))), type(sys.modules["torch._dynamo"]).__name__)
 """
 
-STAND_IN = """
-import sys
-import torch
-from finetune.zoo.libraries import without_compiler
-
-with without_compiler():
-    import torch._dynamo
-    assert type(sys.modules["torch._dynamo"]).__name__ == "_StandIn"
-
-    @torch.compiler.disable
-    def plain(x):
-        return x + 1
-
-    @torch.compiler.disable(recursive=False)
-    def with_options(x):
-        return x + 2
-
-    print("torch._dynamo.config" in sys.modules)
-    torch._dynamo.config  # more than the decorator: the real one, now
-    print(type(sys.modules["torch._dynamo"]).__name__)
-print(plain(1), with_options(1), plain.__name__)
-with without_compiler():
-    print(type(sys.modules["torch._dynamo"]).__name__)
-"""
-
 
 def said(code: str) -> list[str]:
     run = subprocess.run(
@@ -58,10 +33,6 @@ def said(code: str) -> list[str]:
 
 def test_a_backbone_needs_no_compiler() -> None:
     assert said(CODE) == ["False False", "1.0 module"]
-
-
-def test_the_stand_in_gives_way() -> None:
-    assert said(STAND_IN) == ["False", "module", "2 3 plain", "module"]
 
 
 WANDB = """

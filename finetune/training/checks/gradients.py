@@ -25,9 +25,9 @@ def gradients(scene: Scene) -> Check:
         scene.rate = len(batch[1]) / max(1e-9, time.perf_counter() - began)
         if silent and not broken:
             for _ in range(_STEPS):
-                trial.optimizer.zero_grad(set_to_none=True)
+                trial.engine.clear()
                 train_step(trial, [batch])
-            trial.optimizer.zero_grad(set_to_none=True)
+            trial.engine.clear()
             silent = [name for name in _backward(trial, batch)[0] if name in silent]
         alike = _answers_alike(trial, batch[0])
     if leaks:

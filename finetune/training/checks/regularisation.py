@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from finetune.compiler import without_compiler
 from finetune.training.checks import Check, Scene, skipped
 from finetune.training.optim import decays
 from finetune.training.trial import on_a_copy
@@ -44,7 +45,8 @@ def regularisation(scene: Scene) -> Check:
         for p in [*decayed, *spared]:
             p.grad = torch.zeros_like(p)
         try:
-            trial.optimizer.step()
+            with without_compiler():
+                trial.optimizer.step()
         except (TypeError, RuntimeError) as error:
             why = f"the optimizer {trial.phase.optimizer} steps on its own terms only"
             return skipped(NAME, f"{why} ({type(error).__name__})")
