@@ -146,8 +146,8 @@ class _Steps(_Frozen):
     """Which epoch's weights: the best on validation, or the last, where validation is too small to tell."""
     blend: tuple[Annotated[float, Field(ge=0, le=1)], ...] | Literal["earlier"] = ()
     """Points tried at the end on the line from the weights the phase began with (0) to those it trained (1),
-    the safety net: the one of least validation log-loss is kept, ties go to the smaller. Empty: the trained
-    weights. ``earlier``: the point that an earlier phase of the plan chose."""
+    the safety net: their mean is kept, each weighted by the likelihood of the validation labels under it. Empty:
+    the trained weights. ``earlier``: the point that an earlier phase of the plan chose."""
     fit_on: Literal["train", "train+val"] = "train"
     """``train+val``: validation images train too and nothing is held out, so the last weights are kept."""
 

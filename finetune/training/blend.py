@@ -1,8 +1,12 @@
-"""The safety net: on the line from the weights before a phase to those after it, the point that validates best.
+"""The safety net: on the line from the weights before a phase to those after it, where validation says.
 
 Between a linear head on frozen features and the same network finetuned from there, the straight line keeps its
 accuracy or gains some (WiSE-FT, Wortsman et al. 2022, https://arxiv.org/abs/2109.01903). With 0 among the points
 a phase that did harm is undone, and one that did a little harm is undone by half.
+
+Nine validation images cannot choose among five points, and the one that suits them best is often the wrong end. So
+the points are averaged, each weighted by the likelihood of the validation labels under it: with few images that is
+somewhere between, with many it is the best point.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ from finetune.training.sharded import whole
 
 if TYPE_CHECKING:
     from finetune.training.job import Job
+
+
+_UNLIKELY = 20
 
 
 @dataclass(frozen=True)
@@ -50,17 +57,23 @@ def interpolate(start: dict[str, Tensor], end: dict[str, Tensor], alpha: float) 
     }
 
 
-def choose_point(points: Sequence[Point]) -> Point:
-    """The least log-loss; ties go to the smaller alpha.
+def likely_alpha(points: Sequence[Point], surprises: Sequence[float]) -> float:
+    """The mean alpha of the points, each weighted by its likelihood exp(-surprise), to three digits.
 
-    >>> choose_point([Point(1.0, 0.5, 0.8), Point(0.5, 0.5, 0.7), Point(0.0, 0.6, 0.9)]).alpha
-    0.5
+    surprises: the negative log-likelihood, in nats, of the validation targets under each point. Points less likely
+    than the best by a factor of ``_UNLIKELY`` count for nothing, so that a phase that ruined the network is undone
+    to the last digit.
+
+    >>> likely_alpha([Point(0.0, 0.5, 0.8), Point(0.5, 0.5, 0.7), Point(1.0, 9.0, 0.1)], [10, 10, 180])
+    0.25
     """
-    return min(points, key=lambda point: (round(point.log_loss, 6), point.alpha))
+    weights = np.exp(np.min(surprises) - np.asarray(surprises, dtype=np.float64))
+    weights[weights * _UNLIKELY < 1] = 0
+    return round(float(np.average([point.alpha for point in points], weights=weights)), 3)
 
 
 def blend(job: Job, start: dict[str, Tensor], alphas: Sequence[float]) -> tuple[float, list[dict[str, Any]]]:
-    """Put the best point of the line into the model; its alpha, and a row for each point.
+    """Put the likely point of the line into the model; its alpha, and a row for each point that was measured.
 
     ``start`` holds tensors of the model as they were before the phase, on the CPU; the model holds them as
     they are after it. Without validation images, or with a single point, nothing is measured.
@@ -73,9 +86,11 @@ def blend(job: Job, start: dict[str, Tensor], alphas: Sequence[float]) -> tuple[
     for alpha in sorted(set(alphas)) if len(job.feed.val_labels) and len(set(alphas)) > 1 else ():
         load_tensors(job.backbone, interpolate(start, end, alpha))
         points.append(_measure(job, alpha))
-    alpha = choose_point(points).alpha if points else max(alphas)
+    images, objective = len(job.feed.val_labels), job.feed.objective
+    surprises = [objective.surprise(point.log_loss, images) for point in points]
+    alpha = likely_alpha(points, surprises) if points else max(alphas)
     load_tensors(job.backbone, interpolate(start, end, alpha))
-    return alpha, [point.to_dict(job.feed.objective.task) for point in points]
+    return alpha, [point.to_dict(objective.task) for point in points]
 
 
 @torch.no_grad()

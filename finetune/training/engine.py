@@ -32,7 +32,9 @@ class Engine:
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
         """Take charge of the optimizer's steps."""
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._optimizer = self._accelerator.prepare_optimizer(optimizer, device_placement=False)
+        self._optimizer = optimizer
+        if self._accelerator.scaler is not None:  # whose steps may be left out
+            self._optimizer = self._accelerator.prepare_optimizer(optimizer, device_placement=False)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Forward passes in the chosen format; losses come out in fp32."""
@@ -62,7 +64,8 @@ class Engine:
             self._accelerator.clip_grad_norm_(self._parameters, norm)
             return
         # What accelerate does with whole tensors, without a second of imports for those that are divided.
-        self._accelerator.unscale_gradients(self._optimizer)
+        if self._accelerator.scaler is not None:
+            self._accelerator.unscale_gradients(self._optimizer)
         nn.utils.clip_grad_norm_(self._parameters, norm)
 
     def clear(self) -> None:

@@ -74,6 +74,11 @@ class Objective(ABC):
         """Loss and score by which whole networks are compared (blend.py), on the CPU."""
         return float(self.loss(outputs, targets)), float(self.scores(outputs, targets).mean())
 
+    def surprise(self, loss: float, images: int) -> float:
+        """Negative log-likelihood, in nats, of the targets of so many images of which ``judge`` gave this mean loss;
+        constants are left out."""
+        return images * loss
+
     def enter(self, backbone: Backbone) -> None:  # noqa: B027 - a head mostly trains as it is
         """A solved head, before it is trained on."""
 
@@ -172,6 +177,9 @@ class Numbers(Objective):
 
     def each_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).square().mean(1)
+
+    def surprise(self, loss: float, images: int) -> float:
+        return images / 2 * math.log(max(loss, 1e-12))  # of a normal distribution as wide as the errors
 
     def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return 1 - self.each_loss(outputs, targets)

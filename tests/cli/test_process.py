@@ -42,7 +42,12 @@ def ended(folder: Path, last: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("last", "code", "said"),
-    [("pass", 0, "err"), ("sys.exit()", 0, "err"), ("sys.exit(3)", 3, "err"), ("sys.exit('why')", 1, "errwhy\n")],
+    [
+        ("pass", 0, "err"),
+        ("sys.exit()", 0, "err"),
+        ("sys.exit(3)", 3, "err"),
+        ("sys.exit('why')", 1, "errwhy\n"),
+    ],
 )
 def test_it_ends_with_the_exit_code_and_leaves_nothing_undone(
     tmp_path: Path, last: str, code: int, said: str
@@ -88,7 +93,11 @@ def test_large_blocks_stay_with_the_process(environment: dict[str, str]) -> None
 
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "LD_PRELOAD"))}
     run = subprocess.run(
-        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, env={**clean, **environment}
+        [sys.executable, "-c", MEMORY],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**clean, **environment},
     )
     told, few = run.stdout.split()
     assert (told == "False") == bool(environment) or few == "False"  # another C library cannot be told

@@ -12,8 +12,9 @@ import torch
 
 from finetune.errors import Interrupted, RunError
 from finetune.strategy.plan import ProbePhase
-from finetune.training.blend import Point, choose_point, interpolate
+from finetune.training.blend import Point, interpolate, likely_alpha
 from finetune.training.execute import execute
+from finetune.training.objectives import Classes, Labels, Numbers
 from finetune.training.probing import Probing
 
 PROBE = ProbePhase(candidates=((4,),), folds=2)
@@ -38,9 +39,53 @@ def test_interpolate_is_a_straight_line_and_counters_jump() -> None:
     assert torch.equal(interpolate(start, end, 1.0)["w"], end["w"])
 
 
-def test_the_least_log_loss_wins_and_ties_go_to_the_smaller() -> None:
-    assert choose_point([Point(0.0, 0.7, 0.9), Point(0.5, 0.4, 0.8), Point(1.0, 0.4, 0.9)]).alpha == 0.5
-    assert choose_point([Point(0.0, 0.4, 0.1), Point(1.0, 0.4, 0.9)]).alpha == 0.0
+def points(*losses: float) -> list[Point]:
+    return [Point(alpha, loss, 0.5) for alpha, loss in zip(ALPHAS, losses, strict=True)]
+
+
+def test_points_are_averaged_by_their_likelihood() -> None:
+    surprises = [10.0, 10.5, 11.0]
+    weights = np.exp(-np.array(surprises))
+    wanted = float((weights * ALPHAS).sum() / weights.sum())
+    assert likely_alpha(points(0.1, 0.2, 0.3), surprises) == pytest.approx(wanted, abs=5e-4)
+    assert likely_alpha(points(0.1, 0.1, 0.1), [7.0, 7.0, 7.0]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("surprises", "alpha"), [([10, 300, 900], 0.0), ([900, 10, 300], 0.5), ([99, 50, 3], 1.0)]
+)
+def test_many_images_choose_one_point(surprises: list[float], alpha: float) -> None:
+    assert likely_alpha(points(0.1, 0.2, 0.3), surprises) == alpha
+
+
+def test_what_is_unlikely_by_twenty_counts_for_nothing() -> None:
+    assert likely_alpha(points(0.1, 0.2, 0.3), [5.0, 5.0 + np.log(20.1), 9.0]) == 0.0
+    assert likely_alpha(points(0.1, 0.2, 0.3), [5.0, 5.0 + np.log(19.9), 9.0]) == pytest.approx(
+        0.024, abs=1e-3
+    )
+
+
+def test_surprise_is_the_negative_log_likelihood() -> None:
+    logits, labels = torch.randn(7, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    mean = float(torch.nn.functional.cross_entropy(logits, labels))
+    said = -float(torch.distributions.Categorical(logits=logits).log_prob(labels).sum())
+    assert Classes(3).surprise(mean, 7) == pytest.approx(said)
+    yes = (torch.rand(7, 3) > 0.5).double()
+    one = torch.nn.functional.binary_cross_entropy_with_logits(logits, yes, reduction="none")
+    each = float(one.sum(1).mean())
+    said = -float(torch.distributions.Bernoulli(logits=logits).log_prob(yes).sum())
+    assert Labels(3).surprise(each, 7) == pytest.approx(said)
+    # Of numbers the spread is estimated too: differences are those of a normal distribution as wide as the errors.
+    numbers = Numbers.__new__(Numbers)
+    for narrow, wide in ((0.5, 2.0), (0.1, 0.3)):
+        errors = [torch.randn(2000, dtype=torch.float64) for _ in range(2)]
+        errors = [e / e.square().mean().sqrt() * s for e, s in zip(errors, (narrow, wide), strict=True)]
+        real = [
+            -float(torch.distributions.Normal(0.0, s).log_prob(e).sum())
+            for e, s in zip(errors, (narrow, wide), strict=True)
+        ]
+        said = [numbers.surprise(float(e.square().mean()), 2000) for e in errors]
+        assert said[1] - said[0] == pytest.approx(real[1] - real[0])
 
 
 def test_training_that_did_harm_is_undone(tiny: Any, tmp_path: Path) -> None:
@@ -72,7 +117,9 @@ def test_measured_points_agree_with_a_fresh_evaluation(tiny: Any, tmp_path: Path
     tune = tiny.phase(keep="last", blend=ALPHAS)
     backbone, facts = run(tiny, tmp_path / "run", PROBE, tune)
     chosen = facts["1"]["blend"]
-    row = next(p for p in chosen["points"] if p["alpha"] == chosen["alpha"])
+    assert [p["alpha"] for p in chosen["points"]] == [0.0, 0.5, 1.0]
+    row = chosen["points"][2]
+    backbone, _ = run(tiny, tmp_path / "end", PROBE, tune.model_copy(update={"blend": ()}))
     val = tiny.bundle().val
     pixels = np.stack(
         [np.asarray(val.load(i).resize((backbone.preprocessing.size,) * 2)) for i in range(len(val))]
