@@ -21,9 +21,9 @@ REFIT_BELOW = 1500
 def tuned_plan(ctx: Context, strategy: str, tune: GradientPhase, why: str) -> Plan:
     """LP-FT (arXiv 2202.10054) with this project's ending.
 
-    The head is solved (one with a hidden layer trained), then ``tune`` runs; the safety net keeps a point
-    between the two that validation finds likely. Where images are few all of it is done once more on training and validation images together,
-    and the point that was chosen before is taken: nothing is left to choose it on.
+    The head is solved (one with a hidden layer trained), then ``tune`` runs; the safety net keeps a point between the
+    two that validation finds likely. Where images are few all of it is done once more on training and validation
+    images together, and the point that was chosen before is taken: nothing is left to choose it on.
     """
     head = first_head(ctx)
     few = ctx.n_val < FEW_TO_VALIDATE
