@@ -60,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--recipe", nargs="*", default=[],
                         help="digests; default: of each backbone the one with most rows")  # fmt: skip
     report.add_argument("--code", help="code version; default: the one with most rows")
+    report.add_argument("--later", metavar="CODE",
+                        help="a later code version that measured some of the trials again: a table of what changed")  # fmt: skip
     report.add_argument("--print", dest="show", action="store_true", help="print instead of writing")
     return top
 
@@ -118,6 +120,7 @@ def measure(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     """`report`."""
     from benchmarks.regret.from_cells import arms_of, read_cells
+    from benchmarks.regret.later import later_section
     from benchmarks.regret.recipes import read_recipes
     from benchmarks.regret.report import render, write_report
     from benchmarks.regret.results import collect
@@ -137,10 +140,11 @@ def report(options: argparse.Namespace) -> int:
     if options.cells is not None:
         cells = read_cells(options.cells)
         whole = collect(cells, {}, families, arms=arms_of(cells), own_rates=True, min_test=options.min_test)
+    changed = later_section(rows, own.code, options.later) if options.later else ""
     if options.show:
-        print(render(own, tuned, whole=whole, keys=keys)[0])
+        print("\n".join([render(own, tuned, whole=whole, keys=keys)[0], changed]))
     else:
-        write_report(own, tuned, options.document, whole, keys)
+        write_report(own, tuned, options.document, whole, keys, changed)
         print(f"Wrote {options.document} from {len(rows)} rows.")
     return 0
 

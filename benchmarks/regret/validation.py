@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def held_out(training: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     """Validation figures from training.json: of the last phase that held validation images out.
 
-    Where the safety net chose a point, that point's; else the kept epoch's.
+    Where there was a safety net, those of the point that it took, on a line between the points that it measured;
+    else the kept epoch's.
     """
     judged = [
         training["phases"].get(str(i), {})
@@ -26,10 +27,14 @@ def held_out(training: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     if not judged:
         return {}
     facts = judged[-1]
-    points = {p["alpha"]: p for p in facts.get("blend", {}).get("points", ())}
+    points = sorted(facts.get("blend", {}).get("points", ()), key=lambda point: point["alpha"])
     if points:
-        point = points[facts["blend"]["alpha"]]
-        return {"val_accuracy": round(point["accuracy"], 5), "val_loss": round(point["log_loss"], 5)}
+        alphas = [point["alpha"] for point in points]
+        accuracy, loss = (
+            float(np.interp(facts["blend"]["alpha"], alphas, [point[name] for point in points]))
+            for name in ("accuracy", "log_loss")
+        )
+        return {"val_accuracy": round(accuracy, 5), "val_loss": round(loss, 5)}
     best = facts.get("best")
     if not best:
         return {}
