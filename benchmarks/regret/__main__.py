@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
                         help="digests; default: of each backbone the one with most rows")  # fmt: skip
     report.add_argument("--code", help="code version; default: the one with most rows")
     report.add_argument("--later", metavar="CODE",
-                        help="a later code version that measured some of the trials again: a table of what changed")  # fmt: skip
+                        help="a later code version: what it changed in the trials that it measured too")  # fmt: skip
     report.add_argument("--print", dest="show", action="store_true", help="print instead of writing")
     return top
 
@@ -140,7 +140,7 @@ def report(options: argparse.Namespace) -> int:
     if options.cells is not None:
         cells = read_cells(options.cells)
         whole = collect(cells, {}, families, arms=arms_of(cells), own_rates=True, min_test=options.min_test)
-    changed = later_section(rows, own.code, options.later) if options.later else ""
+    changed = later_section(rows, own.versions, options.later) if options.later else ""
     if options.show:
         print("\n".join([render(own, tuned, whole=whole, keys=keys)[0], changed]))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,21 +12,25 @@ from benchmarks.regret.ledger import KEY, Row
 _SAME = tuple(name for name in KEY if name != "code")
 
 
-def later_section(rows: Sequence[Row], code: str, later: str) -> str:
-    """A table of accuracy with ``later`` minus accuracy with ``code``, in points, by backbone, size and arm."""
-    found = {
-        wanted: {tuple(row[k] for k in _SAME): row for row in rows
-                 if row["code"] == wanted and row["status"] == "ok"}
-        for wanted in (code, later)
-    }  # fmt: skip
+def later_section(rows: Sequence[Row], versions: Mapping[str, tuple[str, str]], later: str) -> str:
+    """A table of accuracy with the code ``later`` minus accuracy with that of the other tables, in points.
+
+    versions: backbone -> (recipe digest, code version) of the other tables.
+    """
+    codes = sorted({code for _, code in versions.values()})
+    found: dict[bool, dict[tuple[str, ...], Row]] = {False: {}, True: {}}
+    for row in rows:
+        recipe, code = versions.get(row["backbone"], ("", ""))
+        if row["status"] == "ok" and row["recipe"] == recipe and row["code"] in (code, later):
+            found[row["code"] == later][tuple(row[name] for name in _SAME)] = row
     groups: dict[tuple[str, int, str, str], list[float]] = defaultdict(list)
-    for key in found[code].keys() & found[later].keys():
-        before, after = found[code][key], found[later][key]
+    for key in sorted(found[False].keys() & found[True].keys()):
+        before, after = found[False][key], found[True][key]
         size = before["size"]
         order = int(size) if size.isdigit() else 10**9
         change = 100 * (float(after["accuracy"]) - float(before["accuracy"]))
         groups[before["backbone"], order, size, before["arm"]].append(change)
-    title = f"### The same trials with {code} and with {later}\n"
+    title = f"### The same trials with {' and '.join(codes)} and with {later}\n"
     if not groups:
         return f"{title}\nNo trial was measured with both.\n"
     lines = [title, "| backbone | images a class | arm | trials | mean change | standard error | worst | best |",
@@ -38,6 +42,9 @@ def later_section(rows: Sequence[Row], code: str, later: str) -> str:
             f"| {backbone.partition('@')[0]} | {size} | {arm} | {n} | {np.mean(changes):+.2f} | {error} | "
             f"{min(changes):+.1f} | {max(changes):+.1f} |"
         )
-    lines += ["", f"Test accuracy with {later} minus with {code}, in points; every other table is of {code}. Trials of one "
-              "data set share test images, so the standard error is too small."]  # fmt: skip
+    lines += [
+        "",
+        f"Test accuracy with {later} minus that of the other tables, in points. Trials of one data set share test "
+        "images, so the standard error is too small.",
+    ]
     return "\n".join(lines) + "\n"

@@ -135,6 +135,8 @@ def test_what_validation_saw() -> None:
     nothing = {"best": {"epoch": 1, "val_accuracy": 0.0, "val_loss": 0.0}}
     phases = {"1": {"best": best, "blend": blended}, "3": nothing}
     assert held_out({"phases": phases}, plan) == {"val_accuracy": 0.7, "val_loss": 0.9}
+    blended["alpha"] = 0.25  # between two points that were measured
+    assert held_out({"phases": phases}, plan) == {"val_accuracy": 0.65, "val_loss": 0.95}
     del phases["1"]["blend"]
     assert held_out({"phases": phases}, plan) == {"val_accuracy": 0.65, "val_loss": 1.2}
     assert held_out({"phases": {}}, refitted(Plan(strategy="x", phases=(tune,)))) == {}
