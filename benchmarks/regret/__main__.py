@@ -62,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--code", help="code version; default: the one with most rows")
     report.add_argument("--later", metavar="CODE",
                         help="a later code version: what it changed in the trials that it measured too")  # fmt: skip
+    report.add_argument(
+        "--dials", type=Path, metavar="CSV", help="rows of dial targets: a table of their own"
+    )
     report.add_argument("--print", dest="show", action="store_true", help="print instead of writing")
     return top
 
@@ -119,6 +122,7 @@ def measure(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """`report`."""
+    from benchmarks.regret.dial_table import dial_section
     from benchmarks.regret.from_cells import arms_of, read_cells
     from benchmarks.regret.later import later_section
     from benchmarks.regret.recipes import read_recipes
@@ -140,11 +144,12 @@ def report(options: argparse.Namespace) -> int:
     if options.cells is not None:
         cells = read_cells(options.cells)
         whole = collect(cells, {}, families, arms=arms_of(cells), own_rates=True, min_test=options.min_test)
-    changed = later_section(rows, own.versions, options.later) if options.later else ""
+    more = [later_section(rows, own.versions, options.later)] if options.later else []
+    more += [dial_section(read_ledgers([options.dials])[0])] if options.dials else []
     if options.show:
-        print("\n".join([render(own, tuned, whole=whole, keys=keys)[0], changed]))
+        print("\n".join([render(own, tuned, whole=whole, keys=keys)[0], *more]))
     else:
-        write_report(own, tuned, options.document, whole, keys, changed)
+        write_report(own, tuned, options.document, whole, keys, more)
         print(f"Wrote {options.document} from {len(rows)} rows.")
     return 0
 

@@ -46,7 +46,7 @@ def write_report(
     document: Path,
     whole: Results | None = None,
     keys: Mapping[str, str] | None = None,
-    more: str = "",
+    more: Sequence[str] = (),
 ) -> None:
     """Put the tables between the marks in ``document`` and the pictures into a folder of its name beside it.
 
@@ -57,7 +57,7 @@ def write_report(
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise RunError(must(str(document), f"a file with one {BEGIN} and, below it, one {END}", "another"))
     made, pictures = render(own, tuned, document.stem, whole, keys)
-    made = "\n".join([made, more])
+    made = "\n".join([made, *more])
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     for name, draw in pictures.items():
         atomic_write_bytes(document.parent / document.stem / name, draw())
