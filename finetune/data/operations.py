@@ -6,6 +6,7 @@ policies use the same operations over narrower ranges, REACH of it.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -43,6 +44,7 @@ def _affine(
     )
 
 
+@functools.cache
 def _functional(name: str) -> Callable[..., Any]:
     with without_compiler():  # imported with the first image that needs it
         module = importlib.import_module("torchvision.transforms.v2.functional")

@@ -62,14 +62,18 @@ def likely_alpha(points: Sequence[Point], surprises: Sequence[float]) -> float:
 
     surprises: the negative log-likelihood, in nats, of the validation targets under each point. Points less likely
     than the best by a factor of ``_UNLIKELY`` count for nothing, so that a phase that ruined the network is undone
-    to the last digit.
+    to the last digit; nor do those without a figure. Without any it is the least alpha.
 
     >>> likely_alpha([Point(0.0, 0.5, 0.8), Point(0.5, 0.5, 0.7), Point(1.0, 9.0, 0.1)], [10, 10, 180])
     0.25
     """
-    weights = np.exp(np.min(surprises) - np.asarray(surprises, dtype=np.float64))
+    alphas = np.array([point.alpha for point in points])
+    known = np.nan_to_num(np.asarray(surprises, dtype=np.float64), nan=np.inf, neginf=np.inf)
+    if not np.isfinite(known).any():
+        return float(alphas.min())
+    weights = np.exp(known.min() - known)
     weights[weights * _UNLIKELY < 1] = 0
-    return round(float(np.average([point.alpha for point in points], weights=weights)), 3)
+    return round(float(np.average(alphas, weights=weights)), 3)
 
 
 def blend(job: Job, start: dict[str, Tensor], alphas: Sequence[float]) -> tuple[float, list[dict[str, Any]]]:

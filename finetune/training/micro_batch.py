@@ -8,6 +8,7 @@ those take their statistics from the part.
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
@@ -95,6 +96,7 @@ class MicroBatches:
 
     def _halve(self, size: int, said: str) -> None:
         job = self.job
+        gc.collect()  # what cycles of the failed pass still hold
         job.engine.clear()
         place = f"epoch {job.progress.epoch + 1} step {job.progress.step + 1} of phase {job.phase.name!r}"
         if size == 1:

@@ -65,6 +65,13 @@ def test_what_is_unlikely_by_twenty_counts_for_nothing() -> None:
     )
 
 
+def test_points_without_a_figure_count_for_nothing() -> None:
+    nan, inf = float("nan"), float("inf")
+    assert likely_alpha(points(0.1, 0.1, nan), [3.0, 3.0, nan]) == 0.25
+    assert likely_alpha(points(0.1, inf, 0.1), [3.0, inf, 3.0]) == 0.5
+    assert likely_alpha(points(nan, nan, inf), [nan, nan, inf]) == 0.0
+
+
 def test_surprise_is_the_negative_log_likelihood() -> None:
     logits, labels = torch.randn(7, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2, 0])
     mean = float(torch.nn.functional.cross_entropy(logits, labels))
