@@ -68,7 +68,7 @@ def likely_alpha(points: Sequence[Point], surprises: Sequence[float]) -> float:
     0.25
     """
     alphas = np.array([point.alpha for point in points])
-    known = np.nan_to_num(np.asarray(surprises, dtype=np.float64), nan=np.inf, neginf=np.inf)
+    known = np.nan_to_num(np.asarray(surprises, dtype=np.float64), nan=np.inf, posinf=np.inf, neginf=np.inf)
     if not np.isfinite(known).any():
         return float(alphas.min())
     weights = np.exp(known.min() - known)
