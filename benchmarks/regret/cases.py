@@ -72,6 +72,15 @@ def read_size(text: str) -> Size:
     raise ConfigError(must("a size", "all, or an int > 1 (one to train, one to validate)", repr(text)))
 
 
+def size_order(text: str) -> tuple[bool, int]:
+    """What sorts sizes as the CSV has them.
+
+    >>> sorted(["all", "100", "5"], key=size_order)
+    ['5', '100', 'all']
+    """
+    return text == "all", int(text) if text.isdigit() else 0
+
+
 def read_families(path: Path | None = None) -> Families:
     """Family -> name patterns, from relatives.yaml. Raises ConfigError."""
     path = path or _RELATIVES

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.regret.arms import AUTO
-from benchmarks.regret.cases import DIAL
+from benchmarks.regret.cases import DIAL, size_order
 from benchmarks.regret.ledger import Row
 
-Unit = tuple[int, str, str]
-"""Images a class as a number, as text, and the dial."""
+Unit = tuple[str, str]
+"""Images a class, and the dial."""
 
 
 def dial_section(rows: Sequence[Row]) -> str:
@@ -27,13 +27,15 @@ def dial_section(rows: Sequence[Row]) -> str:
         if DIAL not in row["data"] or row["status"] != "ok":
             continue
         parent, _, dial = row["data"].partition(DIAL)
-        unit = (int(row["size"]) if row["size"].isdigit() else 10**9, row["size"], dial)
+        unit = (row["size"], dial)
         parents.add(parent)
         accuracy[unit][row["arm"]].append(100 * float(row["accuracy"]))
         if row["arm"] == AUTO:
             near[unit].append(float(row["similarity"]))
     title = "### Similarity turned, content kept\n"
-    units = sorted((unit for unit in accuracy if near[unit]), key=lambda u: (u[0], -float(np.mean(near[u]))))
+    units = sorted(
+        (unit for unit in accuracy if near[unit]), key=lambda u: (size_order(u[0]), -float(np.mean(near[u])))
+    )
     if not units:
         return f"{title}\nNot measured.\n"
     means = {unit: {arm: float(np.mean(found)) for arm, found in accuracy[unit].items()} for unit in units}
@@ -46,9 +48,9 @@ def dial_section(rows: Sequence[Row]) -> str:
         best = max(found, key=lambda arm: found[arm])
         auto = means[unit][AUTO]
         for arm, mean in means[unit].items():
-            lost[unit[1]][arm].append(found[best] - mean)
+            lost[unit[0]][arm].append(found[best] - mean)
         lines.append(
-            f"| {unit[1]} | {unit[2]} | {len(near[unit])} | {np.mean(near[unit]):.2f} | {found['linear']:.1f} | "
+            f"| {unit[0]} | {unit[1]} | {len(near[unit])} | {np.mean(near[unit]):.2f} | {found['linear']:.1f} | "
             f"{best} {found[best]:.1f} | {auto:.1f} | {found[best] - auto:.1f} |"
         )
     for size, arms in lost.items():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from benchmarks.regret.cases import size_order
 from benchmarks.regret.ledger import KEY, Row
 
 _SAME = tuple(name for name in KEY if name != "code")
@@ -23,19 +24,18 @@ def later_section(rows: Sequence[Row], versions: Mapping[str, tuple[str, str]], 
         recipe, code = versions.get(row["backbone"], ("", ""))
         if row["status"] == "ok" and row["recipe"] == recipe and row["code"] in (code, later):
             found[row["code"] == later][tuple(row[name] for name in _SAME)] = row
-    groups: dict[tuple[str, int, str, str], list[float]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for key in sorted(found[False].keys() & found[True].keys()):
         before, after = found[False][key], found[True][key]
-        size = before["size"]
-        order = int(size) if size.isdigit() else 10**9
         change = 100 * (float(after["accuracy"]) - float(before["accuracy"]))
-        groups[before["backbone"], order, size, before["arm"]].append(change)
+        groups[before["backbone"], before["size"], before["arm"]].append(change)
     title = f"### The same trials with {' and '.join(codes)} and with {later}\n"
     if not groups:
         return f"{title}\nNo trial was measured with both.\n"
     lines = [title, "| backbone | images a class | arm | trials | mean change | standard error | worst | best |",
              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for (backbone, _, size, arm), changes in sorted(groups.items()):
+    for backbone, size, arm in sorted(groups, key=lambda group: (group[0], size_order(group[1]), group[2])):
+        changes = groups[backbone, size, arm]
         n = len(changes)
         error = f"{np.std(changes, ddof=1) / np.sqrt(n):.2f}" if n > 1 else "-"
         lines.append(

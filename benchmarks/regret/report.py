@@ -10,6 +10,7 @@ from benchmarks.regret import figures, rivals
 from benchmarks.regret.ablations import ablated
 from benchmarks.regret.arms import ARMS, AUTO, RACE
 from benchmarks.regret.calibrate import arm_a_cell, calibrated, single_scorers
+from benchmarks.regret.cases import size_order
 from benchmarks.regret.recipes import told
 from benchmarks.regret.results import Results, Trial
 from benchmarks.regret.scored import score
@@ -107,7 +108,7 @@ def basis(results: Results, keys: Mapping[str, str] | None = None) -> str:
     seeds = (
         _count(repeats[0], "seed") if repeats[0] == repeats[-1] else f"{repeats[0]} to {repeats[-1]} seeds"
     )
-    sizes = sorted({t.size for t in trials}, key=lambda s: (s == "all", int(s) if s.isdigit() else 0))
+    sizes = sorted({t.size for t in trials}, key=size_order)
     lines = [
         f"These tables rest on **{_count(len(data), 'data set')}** of {_count(len(families), 'family')}, sizes "
         f"{', '.join(sizes)} (labelled images a class), **{seeds}** a unit, "

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from finetune.compiler import without_compiler
 
@@ -60,8 +60,8 @@ def _shift(image: Image.Image, level: float, sign: float) -> int:
     return int(sign * level * image.width / 7)
 
 
-def _enhance(name: str) -> Callable[..., Any]:
-    return lambda image, level, sign, fill: _functional(f"adjust_{name}")(image, 1.0 + sign * 0.99 * level)
+def _enhance(kind: Callable[[Image.Image], Any]) -> Callable[..., Any]:
+    return lambda image, level, sign, fill: kind(image).enhance(1.0 + sign * 0.99 * level)
 
 
 OPERATIONS: dict[str, Callable[[Image.Image, float, float, list[int]], Any]] = {
@@ -71,10 +71,10 @@ OPERATIONS: dict[str, Callable[[Image.Image, float, float, list[int]], Any]] = {
     "translate_x": lambda image, level, sign, fill: _affine(image, fill, [_shift(image, level, sign), 0]),
     "translate_y": lambda image, level, sign, fill: _affine(image, fill, [0, _shift(image, level, sign)]),
     "rotate": lambda image, level, sign, fill: _functional("rotate")(image, sign * 135.0 * level, fill=fill),
-    "brightness": _enhance("brightness"),
-    "color": _enhance("saturation"),
-    "contrast": _enhance("contrast"),
-    "sharpness": _enhance("sharpness"),
+    "brightness": _enhance(ImageEnhance.Brightness),
+    "color": _enhance(ImageEnhance.Color),
+    "contrast": _enhance(ImageEnhance.Contrast),
+    "sharpness": _enhance(ImageEnhance.Sharpness),
     "posterize": lambda image, level, sign, fill: _functional("posterize")(image, round(8 - 6 * level)),
     "solarize": lambda image, level, sign, fill: _functional("solarize")(image, 255.0 * (1 - level)),
     "autocontrast": lambda image, level, sign, fill: _functional("autocontrast")(image),

@@ -57,20 +57,19 @@ def interpolate(start: dict[str, Tensor], end: dict[str, Tensor], alpha: float) 
     }
 
 
-def likely_alpha(points: Sequence[Point], surprises: Sequence[float]) -> float:
-    """The mean alpha of the points, each weighted by its likelihood exp(-surprise), to three digits.
+def likely_alpha(alphas: Sequence[float], surprises: Sequence[float]) -> float:
+    """The mean of the alphas of some points, each weighted by its likelihood exp(-surprise), to three digits.
 
     surprises: the negative log-likelihood, in nats, of the validation targets under each point. Points less likely
     than the best by a factor of ``_UNLIKELY`` count for nothing, so that a phase that ruined the network is undone
     to the last digit; nor do those without a figure. Without any it is the least alpha.
 
-    >>> likely_alpha([Point(0.0, 0.5, 0.8), Point(0.5, 0.5, 0.7), Point(1.0, 9.0, 0.1)], [10, 10, 180])
+    >>> likely_alpha([0.0, 0.5, 1.0], [10, 10, 180])
     0.25
     """
-    alphas = np.array([point.alpha for point in points])
     known = np.nan_to_num(np.asarray(surprises, dtype=np.float64), nan=np.inf, posinf=np.inf, neginf=np.inf)
     if not np.isfinite(known).any():
-        return float(alphas.min())
+        return min(alphas)
     weights = np.exp(known.min() - known)
     weights[weights * _UNLIKELY < 1] = 0
     return round(float(np.average(alphas, weights=weights)), 3)
@@ -92,7 +91,7 @@ def blend(job: Job, start: dict[str, Tensor], alphas: Sequence[float]) -> tuple[
         points.append(_measure(job, alpha))
     images, objective = len(job.feed.val_labels), job.feed.objective
     surprises = [objective.surprise(point.log_loss, images) for point in points]
-    alpha = likely_alpha(points, surprises) if points else max(alphas)
+    alpha = likely_alpha([point.alpha for point in points], surprises) if points else max(alphas)
     load_tensors(job.backbone, interpolate(start, end, alpha))
     return alpha, [point.to_dict(objective.task) for point in points]
 

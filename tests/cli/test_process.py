@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -89,8 +90,6 @@ print(told, [faults() for _ in range(12)][-1] < 1000)
 @pytest.mark.skipif(sys.platform != "linux", reason="counts page faults")
 @pytest.mark.parametrize("environment", [{}, {"MALLOC_ARENA_MAX": "2"}])
 def test_large_blocks_stay_with_the_process(environment: dict[str, str]) -> None:
-    import os
-
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "LD_PRELOAD"))}
     run = subprocess.run(
         [sys.executable, "-c", MEMORY],

@@ -12,7 +12,7 @@ import torch
 
 from finetune.errors import Interrupted, RunError
 from finetune.strategy.plan import ProbePhase
-from finetune.training.blend import Point, interpolate, likely_alpha
+from finetune.training.blend import interpolate, likely_alpha
 from finetune.training.execute import execute
 from finetune.training.objectives import Classes, Labels, Numbers
 from finetune.training.probing import Probing
@@ -39,37 +39,31 @@ def test_interpolate_is_a_straight_line_and_counters_jump() -> None:
     assert torch.equal(interpolate(start, end, 1.0)["w"], end["w"])
 
 
-def points(*losses: float) -> list[Point]:
-    return [Point(alpha, loss, 0.5) for alpha, loss in zip(ALPHAS, losses, strict=True)]
-
-
 def test_points_are_averaged_by_their_likelihood() -> None:
     surprises = [10.0, 10.5, 11.0]
     weights = np.exp(-np.array(surprises))
     wanted = float((weights * ALPHAS).sum() / weights.sum())
-    assert likely_alpha(points(0.1, 0.2, 0.3), surprises) == pytest.approx(wanted, abs=5e-4)
-    assert likely_alpha(points(0.1, 0.1, 0.1), [7.0, 7.0, 7.0]) == 0.5
+    assert likely_alpha(ALPHAS, surprises) == pytest.approx(wanted, abs=5e-4)
+    assert likely_alpha(ALPHAS, [7.0, 7.0, 7.0]) == 0.5
 
 
 @pytest.mark.parametrize(
     ("surprises", "alpha"), [([10, 300, 900], 0.0), ([900, 10, 300], 0.5), ([99, 50, 3], 1.0)]
 )
 def test_many_images_choose_one_point(surprises: list[float], alpha: float) -> None:
-    assert likely_alpha(points(0.1, 0.2, 0.3), surprises) == alpha
+    assert likely_alpha(ALPHAS, surprises) == alpha
 
 
 def test_what_is_unlikely_by_twenty_counts_for_nothing() -> None:
-    assert likely_alpha(points(0.1, 0.2, 0.3), [5.0, 5.0 + np.log(20.1), 9.0]) == 0.0
-    assert likely_alpha(points(0.1, 0.2, 0.3), [5.0, 5.0 + np.log(19.9), 9.0]) == pytest.approx(
-        0.024, abs=1e-3
-    )
+    assert likely_alpha(ALPHAS, [5.0, 5.0 + np.log(20.1), 9.0]) == 0.0
+    assert likely_alpha(ALPHAS, [5.0, 5.0 + np.log(19.9), 9.0]) == pytest.approx(0.024, abs=1e-3)
 
 
 def test_points_without_a_figure_count_for_nothing() -> None:
     nan, inf = float("nan"), float("inf")
-    assert likely_alpha(points(0.1, 0.1, nan), [3.0, 3.0, nan]) == 0.25
-    assert likely_alpha(points(0.1, inf, 0.1), [3.0, inf, 3.0]) == 0.5
-    assert likely_alpha(points(nan, nan, inf), [nan, nan, inf]) == 0.0
+    assert likely_alpha(ALPHAS, [3.0, 3.0, nan]) == 0.25
+    assert likely_alpha(ALPHAS, [3.0, inf, 3.0]) == 0.5
+    assert likely_alpha(ALPHAS, [nan, nan, inf]) == 0.0
 
 
 def test_surprise_is_the_negative_log_likelihood() -> None:
